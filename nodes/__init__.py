@@ -1,0 +1,1 @@
+"""The processes: sockets, threads and the command line. They carry out; they decide nothing."""

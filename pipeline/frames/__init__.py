@@ -1,0 +1,1 @@
+"""Frames: where they come from, where their results go, and how they look on the wire."""

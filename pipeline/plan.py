@@ -1,0 +1,152 @@
+"""The plan: which part of the network runs where, and how its activations travel. Immutable data.
+
+The one contract that all rooms share. A plan names cuts, not blocks or layers: `ModelGraph.cut` gives their
+meaning. Its epoch is stamped on every frame, and a frame is computed from end to end by the plan of its epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from enum import StrEnum
+
+import msgspec
+
+from pipeline.errors import PlanError
+from pipeline.model.graph import INPUT, OUTPUT, Cut, ModelGraph
+
+
+class Tier(StrEnum):
+    """Where a stage runs; the order of the members is the order of the stream."""
+
+    DEVICE = "device"
+    EDGE = "edge"
+    CLOUD = "cloud"
+
+    @property
+    def rank(self) -> int:
+        """0 for the device, 1 for the edge, 2 for the cloud."""
+        return list(Tier).index(self)
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node's part of the network: from the previous stage's `until` (or the input) to its own."""
+
+    tier: Tier
+    node: str
+    """Name of the node, as in its reports."""
+    until: str
+    """Name of the cut at which this stage ends."""
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The way from one stage to the next."""
+
+    codec: str = "fp32"
+    """Name of a codec of `pipeline.packing`, used for every tensor that crosses."""
+
+
+class TileStack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run of blocks that tile workers compute side by side, with a merge behind it."""
+
+    until: str
+    """Name of the cut at which the stack ends; it starts at the previous stack's, or where the stage starts."""
+    rows: tuple[float, ...] = (1.0,)
+    """Shares of the output's height, top to bottom; they sum to 1."""
+    columns: tuple[float, ...] = (1.0,)
+    """Shares of the output's width, left to right; they sum to 1."""
+
+
+class TilePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the edge stage is cut into tiles."""
+
+    stacks: tuple[TileStack, ...]
+    """Fused stacks in order; blocks of the stage behind the last one run untiled on the edge node."""
+    workers: tuple[str, ...]
+    """Node names of the workers; tile number i (row-major) goes to worker i modulo their number."""
+    codec: str = "fp32"
+    """Codec of tile inputs and outputs; lossless by default."""
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A complete decision for one stream.
+
+    Raises:
+        PlanError: stages and links do not fit each other, or the tiers are out of order.
+    """
+
+    epoch: int
+    """Grows by one at each switch of the stream; 0 is everything on the device."""
+    stream: str
+    model: str
+    """Fingerprint of the network."""
+    stages: tuple[Stage, ...]
+    links: tuple[Link, ...] = ()
+    tiles: TilePlan | None = None
+
+    def __post_init__(self) -> None:
+        ranks = [stage.tier.rank for stage in self.stages]
+        if not self.stages or ranks[0] != Tier.DEVICE.rank:
+            raise PlanError(self.label, "the first stage is not on the device")
+        if any(a >= b for a, b in itertools.pairwise(ranks)):
+            raise PlanError(self.label, "stages are not in the order device, edge, cloud")
+        if len(self.links) != len(self.stages) - 1:
+            raise PlanError(self.label, f"{len(self.stages)} stages need {len(self.stages) - 1} links")
+        if self.stages[-1].until != OUTPUT:
+            raise PlanError(self.label, f"the last stage ends at {self.stages[-1].until}, not at the output")
+        if self.tiles is not None and Tier.EDGE not in {stage.tier for stage in self.stages}:
+            raise PlanError(self.label, "tiles without an edge stage")
+
+    @property
+    def label(self) -> str:
+        """How messages name this plan."""
+        return f"plan {self.stream}#{self.epoch}"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that the plan needs; tile workers are not among them (any may leave)."""
+        return tuple(stage.node for stage in self.stages)
+
+    def hop_of(self, node: str) -> int:
+        """Position of the node's stage.
+
+        Raises:
+            PlanError: the node has no stage in this plan.
+        """
+        for hop, stage in enumerate(self.stages):
+            if stage.node == node:
+                return hop
+        raise PlanError(self.label, f"node {node} has no stage in it")
+
+    def span(self, hop: int, graph: ModelGraph) -> tuple[Cut, Cut]:
+        """The cuts between which stage number `hop` computes.
+
+        Raises:
+            UnknownCut: the plan names a cut that the model does not have.
+            PlanError: the cuts are not nested.
+        """
+        start = graph.cut(self.stages[hop - 1].until if hop else INPUT)
+        end = graph.cut(self.stages[hop].until)
+        if not start.before(end):
+            raise PlanError(self.label, f"cut {start.name} is not before {end.name}")
+        return start, end
+
+    def check(self, graph: ModelGraph) -> None:
+        """Raise where the plan does not fit `graph`.
+
+        Raises:
+            PlanError: another model, or cuts that are not nested.
+            UnknownCut: a cut that the model does not have.
+        """
+        if self.model != graph.fingerprint:
+            raise PlanError(
+                self.label,
+                f"made for model {self.model[:12]}, not {graph.fingerprint[:12]}",
+                "start all nodes with the same model and weights",
+            )
+        for hop in range(len(self.stages)):
+            self.span(hop, graph)
+
+
+def device_only(stream: str, node: str, graph: ModelGraph, epoch: int = 0) -> Plan:
+    """The plan that always works: the whole network on the device."""
+    return Plan(epoch, stream, graph.fingerprint, (Stage(Tier.DEVICE, node, OUTPUT),))

@@ -1,0 +1,1 @@
+"""The planners: one interface, one cost model."""

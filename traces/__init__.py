@@ -1,0 +1,1 @@
+"""Bandwidth over time: formats, library, synthesis, the link shaper, the recorder, plots."""
