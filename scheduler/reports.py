@@ -1,0 +1,214 @@
+"""What a node tells the scheduler: one `Report` per interval, and at once on a jump.
+
+A report is the node's heartbeat and its registration. It is complete: the scheduler needs no earlier one to
+understand it, so any may be lost, late or doubled. All times are durations or ages, so no two machines' clocks
+are ever compared.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pipeline.plan import Plan, Tier
+
+PROTOCOL_VERSION = 1
+"""Version of the messages in `reports` and `commands`; another version is refused, and both sides are told."""
+
+MAX_NAME = 200
+MAX_TEXT = 2000
+MAX_CROSSINGS = 32
+"""Most crossings that one report holds per link; a node merges older ones (see `timing.CrossingLog`)."""
+
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Endpoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a node's inboxes are bound, as its peers reach them; empty where it has none."""
+
+    frames: Name = ""
+    results: Name = ""
+    tiles: Name = ""
+
+
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The state of the machine that a node runs on."""
+
+    cores: Count = 1
+    cpu_node: float = 0.0
+    """Cores that this process keeps busy: 1.5 is one and a half."""
+    cpu_machine: float = 0.0
+    """Share of all the machine's cores that are busy, 0 to 1."""
+    memory_bytes: Count = 0
+    """Resident memory of this process."""
+    memory_free_bytes: Count = 0
+    """What the machine could still give."""
+    temperature_c: float | None = None
+    battery: float | None = None
+    """Charge from 0 to 1; None on mains or where there is none."""
+
+
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One quantity, told apart by how far back it looks."""
+
+    instant: float = 0.0
+    """The latest value."""
+    window: float = 0.0
+    """Median over the node's window."""
+    total: float = 0.0
+    """Mean over the whole run."""
+
+
+class QueueReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One bounded queue of a node."""
+
+    name: Name
+    depth: Count
+    bound: Count
+    drops: dict[Name, Count] = {}
+    """Messages dropped since the start, by reason."""
+
+
+class StageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one stage of one plan did on this node."""
+
+    stream: Name
+    epoch: Count
+    frames: Count
+    """Frames computed under this epoch, since the start."""
+    fps: Figure = Figure()
+    compute_s: Figure = Figure()
+    queue_s: Figure = Figure()
+    unpack_s: Figure = Figure()
+    pack_s: Figure = Figure()
+    packed_bytes: Figure = Figure()
+    """Bytes that one frame sends to the next stage."""
+
+
+class Crossing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Messages that crossed a link, timed by their receiver."""
+
+    payload_bytes: Count
+    busy_s: Seconds
+    """Time that the link was carrying these bytes; idle gaps and the receiver's own delays are not in it."""
+    age_s: Seconds
+    """How long before the report was sent the last byte came in."""
+    messages: Count = 1
+    probe: bool = False
+    """True for bytes sent only to measure."""
+
+
+class LinkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The link from `peer` to the reporting node, which is the receiver."""
+
+    peer: Name
+    crossings: Annotated[tuple[Crossing, ...], msgspec.Meta(max_length=MAX_CROSSINGS)] = ()
+    """What came in since the previous report, oldest first."""
+    rtt_s: Seconds | None = None
+    """Round trip of the latest echo of a small message, or None where there was none since the previous report."""
+    bytes_total: Count = 0
+    """All payload bytes of this link since the start."""
+
+
+class Readiness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which plans of one stream a node can run."""
+
+    stream: Name
+    ready: tuple[Count, ...] = ()
+    """Epochs whose segment is built and warm."""
+    building: tuple[Count, ...] = ()
+    refused: dict[str, Text] = {}
+    """Epoch (in decimal) -> why the node cannot run it."""
+
+    def refusal(self, epoch: int) -> str | None:
+        """Why the node cannot run `epoch`, or None where it does not refuse."""
+        return self.refused.get(str(epoch))
+
+
+class StreamReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stream, told by the device that it starts at."""
+
+    stream: Name
+    epoch: Count
+    """Epoch that the next frame is stamped with."""
+    highest_epoch: Count
+    """The highest epoch that this device has ever seen; the scheduler never uses one of these again."""
+    plan: Plan | None = None
+    """The plan of `epoch`, so that a scheduler that restarts learns it; None at epoch 0."""
+    first_frame: int | None = None
+    """Number of the first frame admitted under `epoch`; None while none was."""
+    in_flight_epochs: tuple[Count, ...] = ()
+    """Epochs of frames that are admitted and have no result yet."""
+    source_fps: float = 0.0
+    """Frames a second that the source offers; 0 where it gives as many as are asked for."""
+    window: Count = 1
+    """Credits: frames that may be in flight."""
+    in_flight: Count = 0
+    admitted: Count = 0
+    results: Count = 0
+    fps: Figure = Figure()
+    latency_s: Figure = Figure()
+    """From admission to result."""
+    drops: dict[Name, Count] = {}
+    """Frames let go before admission, by reason."""
+    fallback: Text = ""
+    """Why the device went back to epoch 0 by itself; empty where it did not."""
+    ended: bool = False
+    """True once the source has ended and every result is in."""
+
+
+class NodeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that happened on a node, for the log and the viewers."""
+
+    kind: Name
+    """For instance `source lost`, `reconnected`, `peer lost`, `frames dropped`, `first frame`."""
+    stream: Name = ""
+    epoch: int | None = None
+    text: Text = ""
+    age_s: Seconds = 0.0
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="report"):
+    """All that the scheduler knows of a node."""
+
+    node: Name
+    tier: Tier | None
+    """None for a tile worker, which belongs to no tier of the stream's own."""
+    incarnation: Name
+    """Random at each start of the process: another one means a restart."""
+    sequence: Count
+    """Grows by one per report; an older one than the newest seen is stale."""
+    sent_s: float
+    """The node's own monotonic clock."""
+    model: Name = ""
+    """Fingerprint of the network that the node has loaded."""
+    version: int = PROTOCOL_VERSION
+    interval_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """The node's heartbeat: three missed in a row are its death."""
+    endpoints: Endpoints = Endpoints()
+    load: Load = Load()
+    queues: tuple[QueueReport, ...] = ()
+    stages: tuple[StageReport, ...] = ()
+    links: tuple[LinkReport, ...] = ()
+    epochs: tuple[Readiness, ...] = ()
+    streams: tuple[StreamReport, ...] = ()
+    """Streams that start here; empty on all nodes but devices."""
+    events: tuple[NodeEvent, ...] = ()
+    profile: Name = ""
+    """Name or digest of the profile that describes this node; empty where it has none."""
+    leaving: bool = False
+    """True in the last report of a node that stops in good order."""
+    heard: int = -1
+    """Sequence of the latest command that reached this node; -1 for none."""
+
+
+class ReportEnvelope(msgspec.Struct, frozen=True, tag="report"):
+    """The fields by which a report of another version is told apart; all others are ignored."""
+
+    node: Name
+    incarnation: Name = ""
+    version: int = 0
