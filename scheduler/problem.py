@@ -1,0 +1,214 @@
+"""What a planner is asked and what it answers: the dataclasses that planners, scheduler core and simulator share.
+
+A `Problem` holds what stays (graph, profiles, packing table, tile table) by reference and what moves (links, loads)
+by value: `dataclasses.replace(problem, links=...)` costs nothing, and planners keep what they have prepared for the
+parts that stayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.errors import ConfigError
+from pipeline.model.graph import ModelGraph
+from pipeline.plan import Plan, Tier
+from scheduler.objective import Objective
+
+if TYPE_CHECKING:
+    from scheduler.tables import PackingTable, SegmentTimes
+    from scheduler.tiles import TileTable
+
+Hop = tuple[Tier, Tier]
+"""A link, by the tiers that it joins; downstream only."""
+
+DEVICE_EDGE: Hop = (Tier.DEVICE, Tier.EDGE)
+EDGE_CLOUD: Hop = (Tier.EDGE, Tier.CLOUD)
+DEVICE_CLOUD: Hop = (Tier.DEVICE, Tier.CLOUD)
+HOPS = (DEVICE_EDGE, EDGE_CLOUD, DEVICE_CLOUD)
+
+
+@dataclass(frozen=True)
+class LinkEstimate:
+    """How fast a link is, and how sure that is."""
+
+    goodput_bps: float
+    """Median of payload bits per second."""
+    rtt_s: float = 0.0
+    uncertainty: float = 0.0
+    """Standard deviation of the natural logarithm of the goodput (about its relative error)."""
+
+    def bps_at(self, quantile: float) -> float:
+        """The goodput with which the transfer time is at its `quantile` (log-normal)."""
+        return self.goodput_bps * math.exp(-NormalDist().inv_cdf(quantile) * self.uncertainty)
+
+
+@dataclass(frozen=True)
+class LoadEstimate:
+    """How much slower than its profile a node runs, and how sure that is."""
+
+    slowdown: float = 1.0
+    """1 is as profiled, 2 takes twice the time; shares that other streams use are part of it."""
+    uncertainty: float = 0.0
+    """Standard deviation of the natural logarithm of the slowdown."""
+
+    def at(self, quantile: float) -> float:
+        """The slowdown at `quantile` (log-normal)."""
+        return self.slowdown * math.exp(NormalDist().inv_cdf(quantile) * self.uncertainty)
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the device draws above idle."""
+
+    compute_w: float
+    """While it computes, packs or unpacks."""
+    transmit_w: float = 0.0
+    """While it sends."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that a planner needs to know of one stream.
+
+    Raises:
+        ConfigError: no device, or a node without a profile.
+    """
+
+    graph: ModelGraph
+    stream: str
+    nodes: Mapping[Tier, str]
+    """The node of each tier; a tier that is not there is not planned with. The device must be."""
+    times: Mapping[str, SegmentTimes]
+    """Predicted segment times by node name (`Profile.bind(graph)`)."""
+    packing: PackingTable
+    links: Mapping[Hop, LinkEstimate]
+    """Only routes whose links are all here are planned."""
+    loads: Mapping[str, LoadEstimate] = field(default_factory=dict)
+    """By node name; a node that is not here runs as profiled."""
+    objective: Objective = field(default_factory=Objective)
+    tiles: TileTable | None = None
+    """What tiling the edge stage saves; None where there are no tile workers."""
+    power: Power | None = None
+    """Of the device, for energy."""
+    fps: float | None = None
+    """Frame rate of the source; None for a file that is run as fast as it goes."""
+    epoch: int = 0
+    """Epoch that the plan gets."""
+
+    def __post_init__(self) -> None:
+        if Tier.DEVICE not in self.nodes:
+            raise ConfigError(f"problem of stream {self.stream}", "it has no device")
+        for node in self.nodes.values():
+            if node not in self.times:
+                raise ConfigError(f"node {node}", "it has no profile", "measure one with `anabranch profile`")
+
+    def times_of(self, tier: Tier) -> SegmentTimes:
+        """The times of the tier's node, as profiled."""
+        return self.times[self.nodes[tier]]
+
+    def load_of(self, tier: Tier) -> float:
+        """The slowdown of the tier's node, at the objective's quantile."""
+        load = self.loads.get(self.nodes[tier])
+        return 1.0 if load is None else load.at(self.objective.quantile)
+
+    def has(self, *hops: Hop) -> bool:
+        """Whether all of these links, and the nodes at their ends, are there."""
+        return all(hop in self.links and hop[0] in self.nodes and hop[1] in self.nodes for hop in hops)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Predicted seconds per frame of one stage; the three run side by side on successive frames."""
+
+    tier: Tier
+    node: str
+    until: str
+    decode_s: float
+    compute_s: float
+    encode_s: float
+
+
+@dataclass(frozen=True)
+class LinkCost:
+    """Predicted use of one link by one frame."""
+
+    source: Tier
+    target: Tier
+    codec: str
+    bytes: float
+    transfer_s: float
+    """Bytes over goodput: what counts for the period."""
+    rtt_s: float
+    """Counted once per frame: half with the frame, half with its result."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan costs, as predicted."""
+
+    latency_s: float
+    """From admission to the result, without waiting in queues."""
+    period_s: float
+    """Time of the slowest stage or link: seconds between results."""
+    bytes: float
+    """Per frame, all links together."""
+    accuracy_drop: float | None
+    """None where a codec of the plan was never calibrated at its cut."""
+    device_busy_s: float
+    device_memory_bytes: float
+    cloud_busy_s: float
+    energy_j: float | None
+    """Of the device per frame; None without power figures."""
+    stages: tuple[StageCost, ...]
+    links: tuple[LinkCost, ...]
+    bottleneck: str
+    """What has the time of the period: `device compute`, `edge decode`, `device-edge link`, ..."""
+
+    @property
+    def throughput_fps(self) -> float:
+        """Results per second of a source that is never the bottleneck."""
+        return 1.0 / self.period_s if self.period_s > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A plan that was not chosen."""
+
+    plan: Plan
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A planner's answer."""
+
+    plan: Plan
+    cost: Cost
+    planner: str
+    considered: int
+    """Plans that were compared, those excluded by a bound on a whole group of them included."""
+    violated: str | None = None
+    """None, or the bound that no plan keeps (for `joint`), or that this plan breaks (for the others)."""
+    runners_up: tuple[Alternative, ...] = ()
+    """Next best plans, best first, where asked for."""
+
+
+class Planner(Protocol):
+    """Finds a plan. Pure: no clock, no I/O; may keep what it prepared for a problem's constant parts."""
+
+    name: str
+
+    def plan(self, problem: Problem, alternatives: int = 0) -> Decision:
+        """Decide.
+
+        Args:
+            problem: what is known.
+            alternatives: number of runners-up wanted; planners that do not rank give none.
+
+        Raises:
+            PlanError: the planner cannot plan this problem at all (a fixed plan for another model).
+        """

@@ -1,0 +1,153 @@
+"""What tiling the edge stage saves, as a table over the cuts at which tiled runs may begin and end.
+
+A run of blocks between two *waists* (cuts that every other cut lies before or behind: one tensor crosses, as a rule)
+saves `gain_s[grid, i, j]` seconds when the workers compute it in that grid instead of the edge node alone, scatter,
+halo and merge included. An edge stage from cut a to cut b may tile any runs inside it, so the best saving depends
+only on the first waist behind a and the last one before b: two look-ups, whatever the number of cut pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+from pipeline.model.graph import Cut, ModelGraph
+from pipeline.plan import TilePlan, TileStack
+from scheduler.tables import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a map is divided among workers: shares of its height and width."""
+
+    rows: tuple[float, ...] = (1.0,)
+    columns: tuple[float, ...] = (1.0,)
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return len(self.rows) * len(self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class TileTable:
+    """Savings of tiled runs on one edge node with its workers; compared by identity.
+
+    Raises:
+        ConfigError: shapes that do not fit, or waists out of order.
+    """
+
+    waists: Ints
+    """Shape (n,): indices of cuts that are comparable with every cut, ascending (see `waists`)."""
+    grids: tuple[Grid, ...]
+    gain_s: Floats
+    """Shape (grids, n, n): seconds saved by one fused stack from waist i to waist j; at most 0 where not tileable."""
+    workers: tuple[str, ...]
+    """Node names; the edge node is the first."""
+    codec: str = "fp32"
+
+    def __post_init__(self) -> None:
+        count = len(self.waists)
+        if self.gain_s.shape != (len(self.grids), count, count) or np.any(np.diff(self.waists) <= 0):
+            raise ConfigError("tile table", f"gains of shape {self.gain_s.shape} for {count} waists")
+
+    @functools.cached_property
+    def stack_s(self) -> Floats:
+        """Shape (n, n): the most that one fused stack saves, 0 where it saves nothing."""
+        best = np.triu(np.max(self.gain_s, axis=0, initial=0.0), 1)
+        return np.where(np.isfinite(best), best, 0.0)
+
+    @functools.cached_property
+    def best_s(self) -> Floats:
+        """Shape (n, n): the most that any row of stacks between two waists saves (longest path over the waists)."""
+        best = self.stack_s.copy()
+        for middle in range(len(self.waists)):
+            np.maximum(best, best[:, middle, None] + best[None, middle, :], out=best)
+        return np.triu(best)
+
+    def behind(self, cut: Ints | int) -> Ints:
+        """Position of the first waist at or behind each cut; n where there is none."""
+        return np.searchsorted(self.waists, cut, "left")
+
+    def ahead(self, cut: Ints | int) -> Ints:
+        """Position of the last waist at or before each cut; -1 where there is none."""
+        return np.searchsorted(self.waists, cut, "right") - 1
+
+    @functools.cached_property
+    def padded_s(self) -> Floats:
+        """`best_s` with a last row and column of zeros, for positions n and -1."""
+        return np.pad(self.best_s, ((0, 1), (0, 1)))
+
+    def saved_s(self, start: Ints | int, end: Ints | int) -> Floats:
+        """The most that tiling saves in segments, by indices of cuts (broadcast)."""
+        return np.asarray(self.padded_s[self.behind(start), self.ahead(end)])
+
+    def choose(self, graph: ModelGraph, start: int, end: int) -> TilePlan | None:
+        """The stacks that save the most between two cuts; None where none saves anything."""
+        first, last = int(self.behind(start)), int(self.ahead(end))
+        if first >= last or self.best_s[first, last] <= 0:
+            return None
+        stacks = self._stacks(graph, first, last)
+        if self.waists[first] != start and stacks[0].rows + stacks[0].columns != (1.0, 1.0):
+            stacks = [TileStack(graph.cuts[self.waists[first]].name), *stacks]
+        return TilePlan(tuple(stacks), self.workers, self.codec)
+
+    def saved_by(self, graph: ModelGraph, tiles: TilePlan, start: Cut) -> float:
+        """Seconds that a given tile plan saves (or, where negative, costs) from cut `start` on.
+
+        A grid that the table does not have counts as the one with as many tiles, or else as no tiling.
+        """
+        saved = 0.0
+        for stack in tiles.stacks:
+            end = graph.cut(stack.until)
+            first, last = int(self.behind(start.index)), int(self.ahead(end.index))
+            number = self._grid(stack)
+            if number is not None and first < last:
+                saved += float(self.gain_s[number, first, last])
+            start = end
+        return saved
+
+    def _grid(self, stack: TileStack) -> int | None:
+        tiles = len(stack.rows) * len(stack.columns)
+        if tiles == 1:
+            return None
+        exact = Grid(stack.rows, stack.columns)
+        if exact in self.grids:
+            return self.grids.index(exact)
+        return next((number for number, grid in enumerate(self.grids) if grid.tiles == tiles), None)
+
+    def _stacks(self, graph: ModelGraph, first: int, last: int) -> list[TileStack]:
+        name = graph.cuts[self.waists[last]].name
+        saved = self.best_s[first, last]
+        if saved <= 0:
+            return [TileStack(name)]
+        if self.stack_s[first, last] >= saved:
+            grid = self.grids[int(np.argmax(self.gain_s[:, first, last]))]
+            return [TileStack(name, grid.rows, grid.columns)]
+        through = self.best_s[first, first + 1 : last] + self.best_s[first + 1 : last, last]
+        middle = first + 1 + int(np.argmax(through))
+        return self._stacks(graph, first, middle) + self._stacks(graph, middle, last)
+
+
+def waists(masks: Sequence[int]) -> Ints:
+    """Indices of the cuts that every other cut lies before or behind.
+
+    Args:
+        masks: of all cuts, in the order of `ModelGraph.cuts` (by size), so that a cut is a waist where the union of
+            all masks up to it, and the intersection of all from it on, are the cut itself.
+    """
+    count = len(masks)
+    below, above = [0] * count, [0] * count
+    union = 0
+    for index, mask in enumerate(masks):
+        union |= mask
+        below[index] = union
+    common = masks[-1]
+    for index in range(count - 1, -1, -1):
+        common &= masks[index]
+        above[index] = common
+    return np.array([i for i, mask in enumerate(masks) if below[i] == mask == above[i]], dtype=np.intp)
