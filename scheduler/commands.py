@@ -31,8 +31,12 @@ class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     """Earlier plans of which frames are still in flight; they stay runnable."""
     peers: dict[Name, Endpoints] = {}
     """Endpoints of every node that these plans name, workers included, as far as they are alive."""
-    lost: tuple[Name, ...] = ()
-    """Nodes of these plans that are dead: the device admits what was in them again."""
+    oldest: Count = 0
+    """No frame of a lower epoch is in flight any more: nodes free those segments (never epoch 0, which is the
+    device's own)."""
+    lost: dict[Name, Count] = {}
+    """Nodes that died or started anew, and an epoch each: frames of that and earlier epochs that pass through the
+    node are gone, and the device admits them again."""
     reason: Text = ""
     """Why the plan changed last, for people."""
     version: int = PROTOCOL_VERSION

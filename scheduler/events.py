@@ -6,6 +6,8 @@ Both are plain data, so a log of events replays every decision (`encode_line`, `
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from pipeline.errors import PlanError, VersionMismatch, WireError
@@ -21,6 +23,7 @@ from scheduler.commands import (
     StreamView,
     SwitchRecord,
 )
+from scheduler.objective import Objective
 from scheduler.reports import (
     PROTOCOL_VERSION,
     Crossing,
@@ -75,11 +78,12 @@ class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tick"):
 class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is wanted of a stream."""
 
+    objective: Objective = Objective()
     planner: Name = "joint"
     """Name of a planner; `fixed` takes `plan`."""
     plan: Plan | None = None
     """The plan of the `fixed` planner; its epoch is ignored."""
-    weight: float = 1.0
+    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     """Share of the edge and the cloud, relative to the other streams' weights."""
 
 

@@ -110,6 +110,10 @@ class LinkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What came in since the previous report, oldest first."""
     rtt_s: Seconds | None = None
     """Round trip of the latest echo of a small message, or None where there was none since the previous report."""
+    waiting_bytes: Count = 0
+    """Size of the message whose head came in and whose payload has not yet; 0 where none is under way."""
+    waiting_s: Seconds = 0.0
+    """How long the link has been carrying those bytes: they bound its goodput from above, outages included."""
     bytes_total: Count = 0
     """All payload bytes of this link since the start."""
 
@@ -202,8 +206,12 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="repor
     """Name or digest of the profile that describes this node; empty where it has none."""
     leaving: bool = False
     """True in the last report of a node that stops in good order."""
+    scheduler: Name = ""
+    """Incarnation of the scheduler whose announcements this node follows; empty before the first."""
     heard: int = -1
-    """Sequence of the latest command that reached this node; -1 for none."""
+    """Sequence of the newest announcement of that scheduler that reached this node; -1 for none. What `epochs`
+    claims is believed for a plan only from its first announcement on, since epochs of one number may have
+    meant another plan to a scheduler that is gone."""
 
 
 class ReportEnvelope(msgspec.Struct, frozen=True, tag="report"):

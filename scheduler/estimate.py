@@ -1,0 +1,312 @@
+"""How fast a link or a node is now, and how sure that is. No clock in here: time is an argument.
+
+One tracker does both, since both are ratios of sums: a link's goodput is bits over the seconds that the link
+was busy with them, a node's slowdown is measured seconds over predicted ones. See docs/live-loop.md for the
+formulas and the reasons behind the constants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from scheduler.reports import Crossing, LinkReport
+
+MEMORY_S = 2.0
+"""Time constant of forgetting while nothing changes."""
+
+BIN_S = 0.1
+"""Samples closer together than this count as one: on a cellular link single frames ride on bursts of packets, and
+a change is to be found within a second, not within a frame."""
+
+CUSUM_SLACK = 0.5
+"""Deviations below this many standard deviations do not count towards a change (half of the smallest shift to find)."""
+
+CUSUM_LIMIT = 4.0
+"""A change is declared at this sum: two clear samples, or some ten of one standard deviation."""
+
+CUSUM_CLIP = 3.0
+"""The most that one sample counts for: a single outlier is no change."""
+
+NOISE_GAIN = 0.05
+NOISE_BOUNDS = (0.03, 0.5)
+"""Bounds of the log noise of one sample."""
+
+DRIFT_GAIN = 0.1
+DRIFT_PERIOD_S = 0.5
+DRIFT_BOUNDS = (1e-4, 1.0)
+"""Bounds of the variance per second by which the log level wanders."""
+
+HORIZON_S = 2.0
+"""How far ahead an estimate is used: until the report after the next."""
+
+MAX_UNCERTAINTY = 2.0
+
+MIN_MESSAGE_BYTES = 2048
+"""Smaller messages are kept out of goodput: their time is the host's, not the link's."""
+
+RTT_WINDOW_S = 10.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A positive quantity and how sure it is."""
+
+    value: float
+    uncertainty: float
+    """Standard deviation of the natural logarithm of `value`, over the next `HORIZON_S`."""
+    age_s: float
+    """Since the latest sample."""
+
+    def quantile(self, deviations: float) -> float:
+        """The value this many standard deviations up (or down, where negative)."""
+        return self.value * math.exp(deviations * self.uncertainty)
+
+
+@dataclass
+class _Sum:
+    """Sums of numerators and denominators, and the number of samples in them."""
+
+    top: float = 0.0
+    bottom: float = 0.0
+    count: float = 0.0
+
+    def add(self, top: float, bottom: float) -> None:
+        self.top += top
+        self.bottom += bottom
+        self.count += 1.0
+
+    def fade(self, keep: float) -> None:
+        self.top *= keep
+        self.bottom *= keep
+        self.count *= keep
+
+    @property
+    def ratio(self) -> float:
+        return self.top / self.bottom
+
+
+class RatioTracker:
+    """Follows `sum(top) / sum(bottom)` of samples: smooth while the level stays, quick when it steps.
+
+    A forgetting sum, with Page's two-sided CUSUM test on the logarithm of each sample beside it
+    (Page, Continuous Inspection Schemes, Biometrika 1954). When the test finds a change, everything before the
+    onset of the change is forgotten at once.
+    """
+
+    def __init__(self, memory_s: float = MEMORY_S, bin_s: float = BIN_S) -> None:
+        self.changes = 0
+        """How often a change was found."""
+        self._memory_s, self._bin_s = memory_s, bin_s
+        self._bin, self._bin_start_s = _Sum(), -math.inf
+        self._sum = _Sum()
+        self._seen_s = -math.inf
+        self._latest_log = 0.0
+        self._variance = 0.15**2
+        self._sides = ((1.0, _Side()), (-1.0, _Side()))
+        self._drift = 0.02
+        self._anchor: tuple[float, float] | None = None
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the logarithm of one sample about the level."""
+        return math.sqrt(self._variance)
+
+    def add(self, top: float, bottom: float, now: float) -> bool:
+        """Take one sample.
+
+        Args:
+            top: its numerator, above 0.
+            bottom: its denominator, above 0.
+            now: when it was taken.
+
+        Returns:
+            Whether it completed a change of level.
+        """
+        self._bin.add(top, bottom)
+        if now - self._bin_start_s < self._bin_s:
+            return False
+        full, self._bin, self._bin_start_s = self._bin, _Sum(), now
+        return self._add(full.top, full.bottom, now)
+
+    def estimate(self, now: float) -> Estimate | None:
+        """The level, or None before the first sample."""
+        if self._sum.count == 0.0:
+            return None
+        age_s = max(0.0, now - self._seen_s)
+        variance = self._variance / max(1.0, self._sum.count) + self._drift * (HORIZON_S + age_s)
+        return Estimate(self._sum.ratio, min(MAX_UNCERTAINTY, math.sqrt(variance)), age_s)
+
+    def _add(self, top: float, bottom: float, now: float) -> bool:
+        log = math.log(top / bottom)
+        if self._sum.count == 0.0:
+            self._start(log, top, bottom, now)
+            return False
+        self._learn_noise(log)
+        self._sum.fade(math.exp(-max(0.0, now - self._seen_s) / self._memory_s))
+        deviation = (log - math.log(self._sum.ratio)) / self.noise
+        changed = self._test(deviation, top, bottom)
+        if not changed:
+            self._sum.add(top, bottom)
+        self._seen_s = max(self._seen_s, now)
+        self._learn_drift(now)
+        return changed
+
+    def _start(self, log: float, top: float, bottom: float, now: float) -> None:
+        self._sum.add(top, bottom)
+        self._seen_s, self._latest_log = now, log
+        self._anchor = (now, log)
+
+    def _learn_noise(self, log: float) -> None:
+        # Half the squared difference of neighbours is the variance about a level that may wander; a step is
+        # one difference, and is clipped so that it does not pass for noise.
+        difference = min((log - self._latest_log) ** 2 / 2.0, 9.0 * self._variance)
+        low, high = NOISE_BOUNDS
+        variance = self._variance + NOISE_GAIN * (difference - self._variance)
+        self._variance = min(high * high, max(low * low, variance))
+        self._latest_log = log
+
+    def _test(self, deviation: float, top: float, bottom: float) -> bool:
+        for sign, side in self._sides:
+            if side.add(sign * deviation, top, bottom):
+                self._sum = side.since
+                self.changes += 1
+                for _, each in self._sides:
+                    each.reset()
+                return True
+        return False
+
+    def _learn_drift(self, now: float) -> None:
+        if self._anchor is None or now - self._anchor[0] < DRIFT_PERIOD_S:
+            return
+        level = math.log(self._sum.ratio)
+        moved = (level - self._anchor[1]) ** 2 - 2.0 * self._variance / max(1.0, self._sum.count)
+        wander = max(0.0, moved) / (now - self._anchor[0])
+        low, high = DRIFT_BOUNDS
+        self._drift = min(high, max(low, self._drift + DRIFT_GAIN * (min(wander, high) - self._drift)))
+        self._anchor = (now, level)
+
+
+class _Side:
+    """One side of the CUSUM test, with the samples since the sum was last zero."""
+
+    def __init__(self) -> None:
+        self.level = 0.0
+        self.since = _Sum()
+
+    def reset(self) -> None:
+        self.level, self.since = 0.0, _Sum()
+
+    def add(self, deviation: float, top: float, bottom: float) -> bool:
+        self.level += min(CUSUM_CLIP, max(-CUSUM_CLIP, deviation)) - CUSUM_SLACK
+        if self.level <= 0.0:
+            self.reset()
+            return False
+        self.since.add(top, bottom)
+        return self.level > CUSUM_LIMIT
+
+
+class RecentLeast:
+    """The least value of a window of time: the round trip without the queues on the way."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._kept: deque[tuple[float, float]] = deque()
+
+    def add(self, value: float, now: float) -> None:
+        """Take a value seen at `now`."""
+        while self._kept and self._kept[-1][1] >= value:
+            self._kept.pop()
+        self._kept.append((now, value))
+        # The latest value stays however old it is: an old round trip is better than none.
+        while len(self._kept) > 1 and self._kept[0][0] < now - self._window_s:
+            self._kept.popleft()
+
+    @property
+    def value(self) -> float | None:
+        """The least of the window that ends with the latest value; None before the first."""
+        return self._kept[0][1] if self._kept else None
+
+
+class LinkEstimator:
+    """Goodput and round trip of one directed link, from its receiver's reports."""
+
+    def __init__(self) -> None:
+        self.tracker = RatioTracker()
+        self._rtt = RecentLeast(RTT_WINDOW_S)
+        self._waiting: tuple[float, float] | None = None
+
+    def add(self, report: LinkReport, now: float) -> bool:
+        """Take what the receiver saw since its previous report, which came in at `now`.
+
+        Returns:
+            Whether the goodput has stepped.
+        """
+        changes = self.tracker.changes
+        for crossing in report.crossings:
+            self.add_crossing(crossing, now)
+        if report.rtt_s is not None:
+            self._rtt.add(report.rtt_s, now)
+        self._waiting = (report.waiting_bytes * 8.0, now - report.waiting_s) if report.waiting_bytes else None
+        return self.tracker.changes > changes
+
+    def add_crossing(self, crossing: Crossing, now: float) -> None:
+        """Take one crossing of a report that came in at `now`."""
+        if crossing.busy_s > 0.0 and crossing.payload_bytes >= MIN_MESSAGE_BYTES * crossing.messages:
+            self.tracker.add(crossing.payload_bytes * 8.0, crossing.busy_s, now - crossing.age_s)
+
+    def goodput(self, now: float) -> Estimate | None:
+        """Goodput in bit/s, or None while nothing has crossed.
+
+        A message that is still on its way bounds the goodput: so an outage shows before it ends.
+        """
+        seen = self.tracker.estimate(now)
+        if self._waiting is None or now <= self._waiting[1]:
+            return seen
+        bits, since = self._waiting
+        bound = bits / (now - since)
+        if seen is not None and seen.value <= bound:
+            return seen
+        return Estimate(bound, MAX_UNCERTAINTY if seen is None else max(seen.uncertainty, 0.5), 0.0)
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Round trip in an empty queue, or None where none was measured."""
+        return self._rtt.value
+
+    @property
+    def stalled(self) -> bool:
+        """Whether a message was on its way when the receiver reported last."""
+        return self._waiting is not None
+
+
+FOREIGN_UNCERTAINTY = 0.3
+"""Log deviation of a slowdown that is only guessed from the machine's load."""
+
+MEASURED_FOR_S = 20.0
+"""A measured slowdown older than this gives way to the guess from the load."""
+
+
+class SlowdownEstimator:
+    """How many times slower than its profile a node computes, as SPINN scales its profile by the running split."""
+
+    def __init__(self) -> None:
+        self.tracker = RatioTracker(memory_s=2.0 * MEMORY_S)
+        self._foreign = 0.0
+
+    def add_stage(self, measured_s: float, predicted_s: float, now: float) -> None:
+        """Take the measured and the predicted time of one stage for one frame."""
+        if measured_s > 0.0 and predicted_s > 0.0:
+            self.tracker.add(measured_s, predicted_s, now)
+
+    def add_load(self, cpu_machine: float, cpu_node: float, cores: int) -> None:
+        """Take the machine's load: what other processes use of it is missing here."""
+        self._foreign = min(0.9, max(0.0, cpu_machine - cpu_node / max(1, cores)))
+
+    def estimate(self, now: float) -> Estimate:
+        """The factor on the profile's times."""
+        seen = self.tracker.estimate(now)
+        if seen is not None and seen.age_s <= MEASURED_FOR_S:
+            return seen
+        return Estimate(1.0 / (1.0 - self._foreign), FOREIGN_UNCERTAINTY if self._foreign > 0.1 else 0.1, math.inf)

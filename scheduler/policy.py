@@ -1,0 +1,151 @@
+"""When a better plan is worth a switch. Pure: no clock, no planner.
+
+A switch loses no frame here, but it warms segments on every node and, on a noisy link, it is soon regretted. So a
+plan has to be better by a margin, and to stay better for a moment; each recent switch raises the margin, so that
+a link that is noisy but stationary comes to rest. What cannot wait does not: a bound that is broken, a node that
+is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scheduler.objective import Goal, Objective
+from scheduler.problem import Cost
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The constants of the policy; docs/live-loop.md has their reasons."""
+
+    margin: float = 0.10
+    """A plan has to be better by this share."""
+    dwell_s: float = 3.0
+    """No plan is left earlier than this for a gain below `large_gain`."""
+    confirm_s: float = 1.0
+    """A gain below `large_gain` must have been seen for this long without a break."""
+    large_gain: float = 1.5
+    """From this ratio on a change is no noise: neither dwell nor confirmation is asked for."""
+    step: float = 0.10
+    """Added to the margin for every switch within `memory_s`."""
+    memory_s: float = 60.0
+    max_dwell_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better a candidate is, in the first goal in which the two plans differ."""
+
+    ratio: float
+    """Cost of the current plan over that of the candidate; above 1 is better."""
+    goal: Goal
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A candidate beside the current plan, under the same estimates and at the same quantile."""
+
+    gain: Gain
+    current_broken: str = ""
+    """The bound that the current plan breaks, or empty."""
+    candidate_broken: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the policy makes of an offer."""
+
+    switch: bool
+    reason: str
+    threshold: float
+    """The gain that was asked for."""
+
+
+class SwitchPolicy:
+    """The policy of one stream."""
+
+    def __init__(self, config: PolicyConfig | None = None) -> None:
+        self.config = config or PolicyConfig()
+        self._switches: deque[tuple[float, bool]] = deque(maxlen=32)
+        self._better_since_s: float | None = None
+
+    def judge(self, offer: Offer, now: float) -> Verdict:
+        """Whether to switch to the candidate."""
+        recent = self._recent(now)
+        threshold = 1.0 + self.config.margin + self.config.step * recent
+        large = max(self.config.large_gain, threshold)
+        if offer.current_broken and not offer.candidate_broken:
+            return Verdict(True, f"{offer.current_broken} is broken", 0.0)
+        if offer.candidate_broken and not offer.current_broken:
+            return self._keep(f"{offer.candidate_broken} would be broken", threshold)
+        gain, goal = offer.gain.ratio, offer.gain.goal
+        if gain < threshold:
+            return self._keep(f"{goal} gain {gain:.2f} is below {threshold:.2f}", threshold)
+        if self._better_since_s is None:
+            self._better_since_s = now
+        wait_s = self._wait_s(now, gain >= large)
+        if wait_s > 0.0:
+            return Verdict(False, f"{goal} gain {gain:.2f} has to last for {wait_s:.1f} s more", threshold)
+        return Verdict(True, f"{goal} gain {gain:.2f}", threshold)
+
+    def switched(self, now: float, *, forced: bool = False) -> None:
+        """A switch was decided.
+
+        Args:
+            now: when.
+            forced: whether a broken bound or a lost node forced it: the way back then takes twice the dwell time.
+        """
+        self._switches.append((now, forced))
+        self._better_since_s = None
+
+    def _keep(self, reason: str, threshold: float) -> Verdict:
+        self._better_since_s = None
+        return Verdict(False, reason, threshold)
+
+    def _recent(self, now: float) -> int:
+        return sum(1 for at, forced in self._switches if now - at < self.config.memory_s and not forced)
+
+    def _wait_s(self, now: float, large: bool) -> float:
+        forced = sum(1 for at, by_force in self._switches if by_force and now - at < self.config.memory_s)
+        dwell_s = min(self.config.max_dwell_s, self.config.dwell_s * 2.0**forced)
+        latest = max((at for at, _ in self._switches), default=-math.inf)
+        if large and not forced:
+            return 0.0
+        since = now if self._better_since_s is None else self._better_since_s
+        confirmed = 0.0 if large else since + self.config.confirm_s - now
+        return max(latest + dwell_s - now, confirmed)
+
+
+NEAR = 0.02
+"""Plans within this share of each other in a goal are alike in it, and the next goal decides."""
+
+_COST_OF: dict[Goal, Callable[[Cost, float], float]] = {
+    Goal.THROUGHPUT: lambda cost, fps: max(cost.period_s, 1.0 / fps if fps > 0 else 0.0),
+    Goal.LATENCY: lambda cost, fps: cost.latency_s,
+    Goal.BYTES: lambda cost, fps: cost.bytes,
+    Goal.CLOUD: lambda cost, fps: cost.cloud_busy_s,
+    Goal.ENERGY: lambda cost, fps: math.inf if cost.energy_j is None else cost.energy_j,
+}
+
+
+def gain(objective: Objective, current: Cost, candidate: Cost, fps: float = 0.0) -> Gain:
+    """Compare two costs by the objective's order of priority.
+
+    Args:
+        objective: the priorities.
+        current: of the plan that runs.
+        candidate: of the plan that might.
+        fps: frame rate of the source, above which no throughput is gained; 0 where there is no limit.
+    """
+    for level in objective.levels:
+        of = _COST_OF[level.goal]
+        old, new = of(current, fps), of(candidate, fps)
+        if old == new:
+            continue
+        ratio = math.inf if new <= 0.0 else old / new
+        if not 1.0 / (1.0 + max(NEAR, level.tolerance)) <= ratio <= 1.0 + max(NEAR, level.tolerance):
+            return Gain(ratio, level.goal)
+    return Gain(1.0, objective.levels[0].goal)

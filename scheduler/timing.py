@@ -1,0 +1,163 @@
+"""Receiver-side timing: how long a link carried what came in, from one machine's clock. Used by the nodes.
+
+Every large message is announced by a small head, sent just before it. The head's arrival is the first byte's,
+the message's own arrival the last byte's, and what lies between is the link's work, whether the sender was
+idle before or not; while messages queue up back to back, the work starts at the previous one's last byte.
+Both instants are the receiver's: no clocks are compared. Where a sender gives its own time instead, `PathClock`
+supplies the offset.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from scheduler.estimate import BIN_S, MIN_MESSAGE_BYTES, LinkEstimator, RecentLeast
+from scheduler.reports import MAX_CROSSINGS, Crossing, LinkReport
+
+OFFSET_WINDOW_S = 60.0
+"""Clocks of two machines drift apart by some tens of parts in a million: 60 s are a few milliseconds."""
+
+JUMP_RATIO = 1.5
+"""A node reports at once when its own goodput estimate has left the reported one by this factor."""
+
+
+class PathClock:
+    """The least delay from a sender's clock to this one's: clock offset plus propagation, as one number.
+
+    NTP's minimum filter (RFC 5905, section 10), one way: a small message that met no queue has the least
+    difference of the two clocks' readings, and only that difference is needed to time a transfer.
+    """
+
+    def __init__(self) -> None:
+        self._least = RecentLeast(OFFSET_WINDOW_S)
+
+    def add(self, sent_s: float, received_s: float) -> None:
+        """Take the sender's and the receiver's readings of one small message."""
+        self._least.add(received_s - sent_s, received_s)
+
+    def arrival_s(self, sent_s: float) -> float | None:
+        """When a byte sent at `sent_s` comes in here at the earliest; None before the first small message."""
+        least = self._least.value
+        return None if least is None else sent_s + least
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """One echo: sent and returned by this clock, received and answered by the peer's."""
+
+    sent_s: float
+    received_s: float
+    answered_s: float
+    returned_s: float
+
+    @property
+    def rtt_s(self) -> float:
+        """Time on the way, without the peer's own delay."""
+        return max(0.0, (self.returned_s - self.sent_s) - (self.answered_s - self.received_s))
+
+    @property
+    def offset_s(self) -> float:
+        """Peer's clock minus this one, right to within half of `rtt_s` (NTP's formula)."""
+        return ((self.received_s - self.sent_s) + (self.answered_s - self.returned_s)) / 2.0
+
+
+class CrossingLog:
+    """What crossed one link, from its receiver's event times to the `LinkReport` of the next report."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.estimator = LinkEstimator()
+        """This node's own estimate of the link, the same one that the scheduler makes."""
+        self._kept: deque[tuple[float, Crossing]] = deque()
+        self._started: deque[tuple[int, float]] = deque(maxlen=256)
+        self._finished_s = float("-inf")
+        self._rtt_s: float | None = None
+        self._bytes_total = 0
+        self._reported_bps: float | None = None
+
+    def started(self, payload_bytes: int, now: float) -> None:
+        """The head of a message of this size came in."""
+        self._started.append((payload_bytes, now))
+
+    def finished(self, payload_bytes: int, now: float, *, probe: bool = False, held: bool = False) -> None:
+        """The message came in whole.
+
+        Args:
+            payload_bytes: its size.
+            now: when its last byte was read.
+            probe: whether it was sent only to measure.
+            held: whether this node left it unread for a while (its own queue was full): such a time is not the
+                link's, and is not used.
+        """
+        start_s = self._start_of(payload_bytes)
+        busy_s = None if start_s is None else now - max(start_s, self._finished_s)
+        self._finished_s = now
+        self._bytes_total += payload_bytes
+        if busy_s is not None and busy_s > 0.0 and not held and payload_bytes >= MIN_MESSAGE_BYTES:
+            self.add(Crossing(payload_bytes, busy_s, 0.0, 1, probe), now)
+
+    def add(self, crossing: Crossing, now: float) -> None:
+        """Take a crossing that was timed otherwise and ended at `now`."""
+        self.estimator.add_crossing(crossing, now)
+        if self._kept and now - self._kept[-1][0] < BIN_S and self._kept[-1][1].probe == crossing.probe:
+            then, last = self._kept.pop()
+            self._kept.append((then, _merged(last, crossing)))
+        else:
+            self._kept.append((now, crossing))
+        if len(self._kept) > MAX_CROSSINGS:
+            (_, oldest), (then, second) = self._kept.popleft(), self._kept.popleft()
+            self._kept.appendleft((then, _merged(oldest, second)))
+
+    def echoed(self, trip: RoundTrip) -> None:
+        """An echo came back from the peer."""
+        self._rtt_s = trip.rtt_s if self._rtt_s is None else min(self._rtt_s, trip.rtt_s)
+
+    def jumped(self, now: float) -> bool:
+        """Whether the goodput has moved so far from the last report that the scheduler should hear of it at once."""
+        estimate = self.estimator.goodput(now)
+        if estimate is None:
+            return False
+        if self._reported_bps is None:
+            return True
+        ratio = estimate.value / self._reported_bps
+        return not 1.0 / JUMP_RATIO < ratio < JUMP_RATIO
+
+    def take(self, now: float) -> LinkReport:
+        """What the next report says; starts the next one."""
+        crossings = tuple(
+            Crossing(each.payload_bytes, each.busy_s, max(0.0, now - then), each.messages, each.probe)
+            for then, each in self._kept
+        )
+        waiting_bytes, since = self._started[0] if self._started else (0, now)
+        report = LinkReport(
+            self.peer,
+            crossings,
+            self._rtt_s,
+            waiting_bytes,
+            max(0.0, now - max(since, self._finished_s)),
+            self._bytes_total,
+        )
+        self._kept.clear()
+        self._rtt_s = None
+        estimate = self.estimator.goodput(now)
+        self._reported_bps = None if estimate is None else estimate.value
+        return report
+
+    def _start_of(self, payload_bytes: int) -> float | None:
+        """When the head of the message that has just come in was here; heads of lost messages are skipped."""
+        while self._started:
+            size, start_s = self._started.popleft()
+            if size == payload_bytes:
+                return start_s
+        return None
+
+
+def _merged(first: Crossing, second: Crossing) -> Crossing:
+    return Crossing(
+        first.payload_bytes + second.payload_bytes,
+        first.busy_s + second.busy_s,
+        0.0,
+        first.messages + second.messages,
+        first.probe and second.probe,
+    )
