@@ -1,0 +1,92 @@
+"""The ledger's law: every admitted frame has exactly one outcome, in order, whatever happens on the way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pipeline.frames.ledger import Ledger
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Admits, completes (also twice, also stale attempts), loses and readmits at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger: Ledger[str, int] = Ledger(window=4)
+        self.next = 0
+        self.now = 0.0
+        self.given: list[int] = []
+        self.attempts: dict[int, int] = {}
+
+    @precondition(lambda self: self.ledger.has_credit)
+    @rule(skip=st.integers(0, 3))
+    def admit(self, skip: int) -> None:
+        self.next += skip
+        entry = self.ledger.admit(self.next, 0, f"picture {self.next}", self.now)
+        self.attempts[entry.frame] = 0
+        self.next += 1
+
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        if not self.attempts:
+            return
+        frame = data.draw(st.sampled_from(sorted(self.attempts)))
+        known = frame in {entry.frame for entry in self.ledger.entries()}
+        entry = self.ledger.complete(frame, frame)
+        assert (entry is not None) == known
+        self.given.extend(self.ledger.ready())
+
+    @rule(data=st.data(), stale=st.booleans())
+    def lose(self, data: st.DataObject, stale: bool) -> None:
+        entries = self.ledger.entries()
+        if not entries:
+            return
+        entry = data.draw(st.sampled_from(entries))
+        again = self.ledger.readmit(entry.frame, entry.attempt - stale, 1, "lost", self.now)
+        assert (again is None) == stale
+
+    @invariant()
+    def in_order_and_once(self) -> None:
+        assert self.given == sorted(set(self.given))
+
+    @invariant()
+    def nothing_is_forgotten(self) -> None:
+        done = set(self.given) | {entry.frame for entry in self.ledger.entries()}
+        waiting = set(self.attempts) - done
+        assert len(waiting) + self.ledger.in_flight <= self.ledger.window
+        assert self.ledger.admitted == len(self.attempts)
+
+    def teardown(self) -> None:
+        for entry in self.ledger.entries():
+            self.ledger.complete(entry.frame, entry.frame)
+        self.given.extend(self.ledger.ready())
+        assert self.given == sorted(self.attempts)
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def test_frame_numbers_must_grow_and_credit_must_be_there() -> None:
+    ledger: Ledger[str, int] = Ledger(window=1)
+    ledger.admit(3, 0, "a", 0.0)
+    with pytest.raises(ValueError, match="window"):
+        ledger.admit(4, 0, "b", 0.0)
+    ledger.window = 2
+    with pytest.raises(ValueError, match="not above"):
+        ledger.admit(3, 0, "b", 0.0)
+
+
+def test_results_that_wait_for_an_older_frame_hold_their_credit() -> None:
+    ledger: Ledger[str, int] = Ledger(window=2)
+    ledger.admit(0, 0, "a", 0.0)
+    ledger.admit(1, 0, "b", 0.0)
+    ledger.complete(1, 1)
+    assert not list(ledger.ready())
+    assert not ledger.has_credit
+    ledger.complete(0, 0)
+    assert list(ledger.ready()) == [0, 1]
+    assert ledger.has_credit
