@@ -113,6 +113,11 @@ class RatioTracker:
         """Standard deviation of the logarithm of one sample about the level."""
         return math.sqrt(self._variance)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the latest sample lay clearly off the level, so that the next one may show a change."""
+        return any(side.level > CUSUM_LIMIT / 2.0 for _, side in self._sides)
+
     def add(self, top: float, bottom: float, now: float) -> bool:
         """Take one sample.
 

@@ -115,8 +115,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     at_s: float
     kind: Name
-    """`join`, `death`, `restart`, `refuse`, `adopt`, `prepare`, `commit`, `switched`, `abandon`, `fallback`,
-    `keep`, `retire`, `measured`, `missing` or `stream`."""
+    """`join`, `return`, `restart`, `death`, `refuse`, `stream`, `prepare`, `commit`, `switched`, `retire`,
+    `abandon`, `fallback`, `adopt`, `keep`, `measured` or `problem`."""
     reason: Text
     stream: Name = ""
     node: Name = ""

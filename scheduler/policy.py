@@ -91,6 +91,10 @@ class SwitchPolicy:
             return Verdict(False, f"{goal} gain {gain:.2f} has to last for {wait_s:.1f} s more", threshold)
         return Verdict(True, f"{goal} gain {gain:.2f}", threshold)
 
+    def kept(self) -> None:
+        """No better plan is on offer: a gain that shows again has to last anew."""
+        self._better_since_s = None
+
     def switched(self, now: float, *, forced: bool = False) -> None:
         """A switch was decided.
 
@@ -102,7 +106,7 @@ class SwitchPolicy:
         self._better_since_s = None
 
     def _keep(self, reason: str, threshold: float) -> Verdict:
-        self._better_since_s = None
+        self.kept()
         return Verdict(False, reason, threshold)
 
     def _recent(self, now: float) -> int:

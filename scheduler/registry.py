@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -55,6 +54,8 @@ class NodeRecord:
     slowdown: SlowdownEstimator = field(default_factory=SlowdownEstimator)
     usage: dict[str, float] = field(default_factory=dict)
     """Share of the node's time that each stream's stages took, by stream."""
+    frames: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Frames computed by stream and epoch, as last reported."""
     former: deque[str] = field(default_factory=lambda: deque(maxlen=4))
     clashes: int = 0
 
@@ -165,8 +166,3 @@ class Registry:
         record.alive = False
         record.usage.clear()
         return Heard.LEFT
-
-
-def age_s(record: NodeRecord, now: float) -> float:
-    """Time since the node's newest report."""
-    return max(0.0, now - record.heard_s) if math.isfinite(now) else 0.0

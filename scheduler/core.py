@@ -1,0 +1,430 @@
+"""The decision core: `SchedulerCore.handle(event, now) -> instructions`. No socket, no clock, no randomness.
+
+The same events at the same times give the same instructions, so a log of events replays every decision. What each
+part decides is in its own module: who is alive (`registry`), how fast links and nodes are (`estimate`), what a
+stream can count on (`outlook`), which plan is best (an `Advisor`), whether a switch pays (`policy`), and how a
+stream gets from plan to plan (`streams`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from scheduler.commands import Announcement, ClusterState, ProbeOrder, Refusal
+from scheduler.events import (
+    VIEWERS,
+    DecisionRecord,
+    Event,
+    Instruction,
+    LogDecision,
+    Publish,
+    ReportReceived,
+    StreamConfigured,
+    StreamRemoved,
+    StreamSettings,
+    Tick,
+    UnreadableReport,
+)
+from scheduler.objective import Goal
+from scheduler.outlook import Outlook, demand_of, routes
+from scheduler.planning import PlanDesk, PlanningConfig
+from scheduler.policy import PolicyConfig, SwitchPolicy
+from scheduler.probing import ProbeConfig, Prober
+from scheduler.registry import MAX_STREAMS_PER_NODE, Heard, NodeRecord, Registry
+from scheduler.reports import PROTOCOL_VERSION, Report, StreamReport
+from scheduler.sharing import Demand, usage_of
+from scheduler.streams import (
+    PREPARE_TIMEOUT_S,
+    StreamState,
+    about,
+    device_only,
+    participants,
+    settled,
+)
+from scheduler.views import link_views, node_views, stream_view
+from scheduler.world import Advisor
+
+MAX_STREAMS = 1000
+MAX_LOG = 20
+"""Decisions that viewers are shown."""
+
+MAX_PREDICTIONS = 4096
+
+
+@dataclass(frozen=True)
+class CoreConfig:
+    """The constants of the core; docs/live-loop.md has their reasons."""
+
+    scheduler: str
+    """Incarnation: random at each start of the scheduler's process."""
+    model: str = ""
+    """Fingerprint that every node must have; empty for that of the first device."""
+    settings: StreamSettings = field(default_factory=StreamSettings)
+    """Of streams that have none of their own."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    probes: ProbeConfig = field(default_factory=ProbeConfig)
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    heartbeat_s: float = 1.0
+    """Announcements and the cluster's state are published again at this interval."""
+    sweep_s: float = 0.25
+    """Deaths, time-outs and plans that are due are looked at this often."""
+    measure_s: float = 5.0
+    """After a switch, this long until its gain is read off the device's figures."""
+
+
+class SchedulerCore:
+    """All decisions of a scheduler. One event at a time; not to be shared between threads."""
+
+    def __init__(self, advisor: Advisor, config: CoreConfig) -> None:
+        self.config = config
+        self.registry = Registry()
+        self.streams: dict[str, StreamState] = {}
+        self._advisor = advisor
+        self._settings: dict[str, StreamSettings] = {VIEWERS: config.settings}
+        self._prober = Prober(config.probes)
+        self._desk = PlanDesk(advisor, config.planning, self._note)
+        self._predicted: dict[tuple[str, int, str], float | None] = {}
+        self._sequence = 0
+        self._log: deque[str] = deque(maxlen=MAX_LOG)
+        self._out: list[Instruction] = []
+        self._latest_s: float | None = None
+        self._swept_s = float("-inf")
+        self._beat_s = float("-inf")
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Take one event.
+
+        Args:
+            event: what happened.
+            now: when, on the scheduler's monotonic clock; never earlier than the event before.
+
+        Returns:
+            What is to be done, in order.
+        """
+        self._out = []
+        self._mind_pause(now)
+        if isinstance(event, ReportReceived):
+            self._on_report(event.report, now)
+        elif isinstance(event, UnreadableReport):
+            self._refuse_version(event, now)
+        elif isinstance(event, StreamConfigured):
+            self._settings[event.stream] = event.settings
+            self._apply_settings()
+        elif isinstance(event, StreamRemoved):
+            if event.stream != VIEWERS:
+                self._settings.pop(event.stream, None)
+            self._apply_settings()
+        if isinstance(event, Tick) or now - self._swept_s >= self.config.sweep_s:
+            self._sweep(now)
+        for state in self.streams.values():
+            if state.changed and self.registry.usable(state.device):
+                self._announce(state)
+        return self._out
+
+    def _mind_pause(self, now: float) -> None:
+        """A scheduler that was frozen has heard nobody: that is no death of theirs."""
+        if self._latest_s is not None and now - self._latest_s > 2.0 * self.config.heartbeat_s:
+            self.registry.grant(now - self._latest_s)
+        self._latest_s = now
+
+    # --- reports -------------------------------------------------------------------------------------------
+
+    def _on_report(self, report: Report, now: float) -> None:
+        before = self.registry.get(report.node)
+        was = before.report if before is not None else None
+        heard = self.registry.heard(report, now)
+        record = self.registry.get(report.node)
+        if heard is Heard.STALE:
+            return
+        if heard in (Heard.CLASH, Heard.TOO_MANY) or record is None:
+            reason = "another node has this name; give it its own" if heard is Heard.CLASH else "too many nodes"
+            self._refuse(report.node, report.incarnation, reason)
+            return
+        if heard is Heard.LEFT:
+            self._node_gone(record, "left in good order", now)
+            return
+        if heard is not Heard.REFRESHED:
+            self._node_came(record, heard, now)
+        self._take_figures(record, None if was is None else was.incarnation, now)
+        self._take_streams(record, heard is Heard.RESTARTED, now)
+        self._check_model(record, now)
+        for state in self.streams.values():
+            if state.prepared is not None and record.name in participants(state.prepared.plan):
+                self._advance(state, now)
+
+    def _node_came(self, record: NodeRecord, heard: Heard, now: float) -> None:
+        kind = {Heard.RESTARTED: "restart", Heard.CAME_BACK: "return"}.get(heard, "join")
+        tier = record.report.tier or "tile worker"
+        self._note(DecisionRecord(now, kind, f"{tier} {record.name} {heard.value}", node=record.name))
+        if heard is Heard.RESTARTED:
+            record.frames.clear()
+            self._lose(record.name, "started anew", now)
+        for state in self.streams.values():
+            state.urgent = True
+
+    def _take_figures(self, record: NodeRecord, was: str | None, now: float) -> None:
+        """Links, load and stage times."""
+        report = record.report
+        for link in report.links:
+            estimator = self.registry.link_of(record, link.peer)
+            if estimator is not None and estimator.add(link, now):
+                self._hurry({link.peer, record.name})
+        record.slowdown.add_load(report.load.cpu_machine, report.load.cpu_node, report.load.cores)
+        record.usage = usage_of(report)
+        counted: dict[tuple[str, int], int] = {}
+        for stage in report.stages:
+            key = (stage.stream, stage.epoch)
+            counted[key] = stage.frames
+            if stage.frames > record.frames.get(key, 0):
+                predicted = self._predicted_s(stage.stream, stage.epoch, record.name)
+                record.slowdown.add_stage(stage.compute_s.window, predicted or 0.0, now)
+        record.frames = counted
+        for ready in report.epochs:
+            state = self.streams.get(ready.stream)
+            if state is not None:
+                state.highest_epoch = max(state.highest_epoch, *ready.ready, *ready.building, 0)
+
+    def _predicted_s(self, stream: str, epoch: int, node: str) -> float | None:
+        state = self.streams.get(stream)
+        if state is None or state.current.epoch != epoch or node not in state.current.nodes:
+            return None
+        key = (stream, epoch, node)
+        if key not in self._predicted:
+            if len(self._predicted) >= MAX_PREDICTIONS:
+                self._predicted.clear()
+            self._predicted[key] = self._advisor.stage_s(state.current, node)
+        return self._predicted[key]
+
+    def _check_model(self, record: NodeRecord, now: float) -> None:
+        """Refuse a node with another network, and tell it so until it changes."""
+        wanted = self.config.model or next((state.model for state in self.streams.values()), "")
+        has = record.report.model
+        reason = ""
+        if wanted and has != wanted:
+            found = f"has model {has[:12]}" if has else "has no model"
+            reason = f"node {found}, not {wanted[:12]}; start all nodes with the same model and weights"
+        if reason and reason != record.refused:
+            self._note(DecisionRecord(now, "refuse", reason, node=record.name))
+            self._lose(record.name, "is refused", now)
+        record.refused = reason
+        if reason:
+            self._refuse(record.name, record.report.incarnation, reason)
+
+    def _refuse_version(self, event: UnreadableReport, now: float) -> None:
+        reason = f"speaks protocol version {event.version}, not {PROTOCOL_VERSION}; start all nodes from one release"
+        self._note(DecisionRecord(now, "refuse", reason, node=event.node))
+        self._refuse(event.node, event.incarnation, reason)
+
+    def _refuse(self, node: str, incarnation: str, reason: str) -> None:
+        self._publish((node,), Refusal(self.config.scheduler, self._next(), node, incarnation, reason))
+
+    # --- streams -------------------------------------------------------------------------------------------
+
+    def _take_streams(self, record: NodeRecord, restarted: bool, now: float) -> None:
+        for told in record.report.streams[:MAX_STREAMS_PER_NODE]:
+            state = self.streams.get(told.stream)
+            if state is not None and state.device != record.name and self.registry.usable(state.device):
+                reason = f"stream {told.stream} is already {state.device}'s; name it otherwise"
+                self._refuse(record.name, record.report.incarnation, reason)
+                continue
+            if told.ended:
+                if state is not None:
+                    self._forget(state, "has ended", now)
+                continue
+            if state is None:
+                state = self._new_stream(record, told, now)
+            elif restarted or state.device != record.name:
+                state.device, state.model = record.name, record.report.model
+                state.restarted()
+            if state is not None:
+                self._follow(state, told, record, now)
+
+    def _new_stream(self, record: NodeRecord, told: StreamReport, now: float) -> StreamState | None:
+        if len(self.streams) >= MAX_STREAMS or (self.config.model and record.report.model != self.config.model):
+            return None
+        name = told.stream
+        state = StreamState(
+            stream=name,
+            device=record.name,
+            model=record.report.model,
+            settings=self._settings.get(name, self._settings[VIEWERS]),
+            report=told,
+            first_seen_s=now,
+            current=device_only(name, record.name, record.report.model, 0),
+            policy=SwitchPolicy(self.config.policy),
+        )
+        for node in self.registry:
+            ready = node.readiness(name)
+            if ready is not None:
+                state.highest_epoch = max(state.highest_epoch, *ready.ready, *ready.building, 0)
+        self.streams[name] = state
+        self._note(DecisionRecord(now, "stream", f"stream {name} starts at {record.name}", name, record.name))
+        self._hurry_others(state)
+        return state
+
+    def _follow(self, state: StreamState, told: StreamReport, record: NodeRecord, now: float) -> None:
+        """Take the device's word for what runs."""
+        gained = state.prepared.gain if state.prepared is not None else None
+        outcome = state.observe(told)
+        if outcome:
+            kind = "switched" if outcome == "switched" else "adopt"
+            self._note(about(state, kind, state.reason, now, state.current))
+            state.record_switch(now, gained if outcome == "switched" else None)
+            state.urgent = True
+            if outcome == "adopted" and told.fallback:
+                state.policy.switched(now, forced=True)
+        self._measure(state, now)
+        for epoch in state.retire(record.report.heard if record.report.scheduler == self.config.scheduler else -1):
+            self._note(DecisionRecord(now, "retire", "no frame of it is in flight", state.stream, epoch=epoch))
+
+    def _measure(self, state: StreamState, now: float) -> None:
+        if state.before is None or not state.switches or now - state.switches[-1].at_s < self.config.measure_s:
+            return
+        before, after = state.before, state.report
+        ratio = 0.0
+        if state.switched_gain is not None and state.switched_gain.goal is Goal.LATENCY:
+            ratio = before.latency_s.window / max(1e-9, after.latency_s.window)
+        elif before.fps.window > 0.0:
+            ratio = after.fps.window / before.fps.window
+        predicted = state.switches[-1].predicted
+        state.record_measured(ratio)
+        figures = {"predicted": predicted, "measured": ratio}
+        reason = f"gain {ratio:.2f}, predicted {predicted:.2f}"
+        self._note(DecisionRecord(now, "measured", reason, state.stream, epoch=state.current.epoch, figures=figures))
+
+    def _forget(self, state: StreamState, reason: str, now: float) -> None:
+        self._note(DecisionRecord(now, "stream", f"stream {state.stream} {reason}", state.stream, state.device))
+        del self.streams[state.stream]
+        for node in self.registry:
+            node.usage.pop(state.stream, None)
+        self._hurry_others(state)
+
+    def _apply_settings(self) -> None:
+        for name, state in self.streams.items():
+            settled(state, self._settings.get(name, self._settings[VIEWERS]))
+
+    # --- deaths --------------------------------------------------------------------------------------------
+
+    def _node_gone(self, record: NodeRecord, reason: str, now: float) -> None:
+        self._note(DecisionRecord(now, "death", f"{record.name} {reason}", node=record.name))
+        self._lose(record.name, reason, now)
+        for state in self.streams.values():
+            if state.device == record.name:
+                self._hurry_others(state)
+
+    def _lose(self, node: str, reason: str, now: float) -> None:
+        """What was in the node is gone: streams that pass through it fall back, those that were about to, stay."""
+        for state in self.streams.values():
+            if node == state.device:
+                continue
+            if state.involves(node):
+                state.urgent, state.advised_for = True, None
+            if state.lose(node):
+                plan = state.fall_back(f"node {node} {reason}", now)
+                state.policy.switched(now, forced=True)
+                self._note(about(state, "fallback", f"node {node} {reason}", now, plan))
+            elif state.prepared is not None and node in state.prepared.plan.nodes and not state.prepared.committed:
+                self._note(about(state, "abandon", f"node {node} {reason}", now, state.prepared.plan))
+                state.abandon(now, ban=False)
+
+    def _hurry(self, nodes: set[str]) -> None:
+        """Plan the streams that these nodes matter to at once."""
+        for state in self.streams.values():
+            state.urgent = state.urgent or state.device in nodes or bool(nodes.intersection(state.current.nodes))
+
+    def _hurry_others(self, one: StreamState) -> None:
+        for state in self.streams.values():
+            state.urgent = state.urgent or state is not one
+
+    # --- the regular round ---------------------------------------------------------------------------------
+
+    def _sweep(self, now: float) -> None:
+        self._swept_s = now
+        for record in self.registry.expire(now):
+            self._node_gone(record, "missed its heartbeats", now)
+        for state in list(self.streams.values()):
+            if self.registry.get(state.device) is None:
+                self._forget(state, "has lost its device", now)
+            elif self.registry.usable(state.device):
+                self._advance(state, now)
+        beat = now - self._beat_s >= self.config.heartbeat_s - 1e-6
+        outlook = self._outlook(now)
+        self._desk.plan_due(self.streams.values(), outlook)
+        if beat:
+            self._beat_s = now
+            self._probe(outlook)
+            for state in self.streams.values():
+                state.changed = True
+            self._show(now)
+
+    def _advance(self, state: StreamState, now: float) -> None:
+        """Commit the prepared plan, or give it up."""
+        if state.prepared is None or state.prepared.committed:
+            return
+        plan = state.prepared.plan
+        refused = state.refusal(self.registry, self.config.scheduler)
+        waiting = state.waiting_for(self.registry, self.config.scheduler)
+        if refused is not None:
+            self._give_up(state, [refused[0]], f"node {refused[0]} refuses: {refused[1]}", now)
+        elif state.prepared.announced is not None and not waiting:
+            state.commit()
+            self._note(about(state, "commit", f"all nodes are ready; {state.prepared.reason}", now, plan))
+        elif now - state.prepared.since_s > PREPARE_TIMEOUT_S:
+            self._give_up(state, waiting, f"not ready in {PREPARE_TIMEOUT_S:.0f} s: {', '.join(waiting)}", now)
+
+    def _give_up(self, state: StreamState, nodes: list[str], reason: str, now: float) -> None:
+        if state.prepared is None:
+            return
+        self._note(about(state, "abandon", reason, now, state.prepared.plan))
+        for node in nodes:
+            state.ban_node(node, now)
+        state.abandon(now, ban=True)
+        state.problem = reason
+
+    def _outlook(self, now: float) -> Outlook:
+        demands: dict[str, Demand] = {
+            name: demand_of(state, self.registry)
+            for name, state in self.streams.items()
+            if self.registry.usable(state.device)
+        }
+        return Outlook(self.registry, demands, now)
+
+    # --- what goes out -------------------------------------------------------------------------------------
+
+    def _probe(self, outlook: Outlook) -> None:
+        wanted = [
+            link
+            for state in self.streams.values()
+            if state.settings.planner != "fixed" and self.registry.usable(state.device)
+            for link in routes(outlook.nodes(state))
+        ]
+        for (source, target), size in self._prober.due(wanted, self.registry.link, outlook.now):
+            record = self.registry.get(target)
+            if record is not None:
+                endpoint = record.report.endpoints.frames
+                order = ProbeOrder(self.config.scheduler, self._next(), source, target, endpoint, size)
+                self._publish((source,), order)
+
+    def _announce(self, state: StreamState) -> None:
+        message: Announcement = state.announcement(self.config.scheduler, self._next(), self.registry)
+        self._publish(state.recipients(), message)
+
+    def _show(self, now: float) -> None:
+        scheduler = self.config.scheduler
+        views = tuple(stream_view(each, each.waiting_for(self.registry, scheduler)) for each in self.streams.values())
+        nodes, links = node_views(self.registry, now), link_views(self.registry, now)
+        state = ClusterState(scheduler, self._next(), now, nodes, links, views, tuple(self._log))
+        self._publish((VIEWERS,), state)
+
+    def _publish(self, to: tuple[str, ...], message: Announcement | ProbeOrder | Refusal | ClusterState) -> None:
+        self._out.append(Publish(to, message))
+
+    def _next(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _note(self, record: DecisionRecord) -> None:
+        self._out.append(LogDecision(record))
+        about = f"{record.stream}#{record.epoch}" if record.epoch is not None else record.stream or record.node
+        self._log.append(f"{record.kind} {about}: {record.reason}")

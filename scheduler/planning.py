@@ -1,0 +1,161 @@
+"""When which stream is planned, and what becomes of the planner's answer. Part of the pure core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from pipeline.errors import AnabranchError
+from pipeline.plan import Plan
+from scheduler.events import DecisionRecord
+from scheduler.outlook import Outlook, digest
+from scheduler.policy import Gain, Offer, gain
+from scheduler.problem import LinkEstimate
+from scheduler.streams import MAX_DRAINING, StreamState, participants, same, signature
+from scheduler.world import Advice, Advisor, World
+
+MAX_FIGURE = 1e12
+"""Figures in the log are cut off here: JSON has no infinity."""
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """When streams are planned."""
+
+    replan_s: float = 1.0
+    """Every stream is planned again at this interval, and at once when something steps."""
+    settle_s: float = 2.0
+    """A new stream is first planned after this: nodes register and links are probed meanwhile."""
+    missing_s: float = 10.0
+    """A node that a fixed plan names and nobody has heard of is reported after this."""
+    plans_per_sweep: int = 16
+    """Bounds the time that one event takes; streams take turns, the urgent ones first."""
+
+
+class PlanDesk:
+    """Plans the streams that are due."""
+
+    def __init__(self, advisor: Advisor, config: PlanningConfig, note: Callable[[DecisionRecord], None]) -> None:
+        self._advisor = advisor
+        self._config = config
+        self._note = note
+
+    def plan_due(self, streams: Iterable[StreamState], outlook: Outlook) -> None:
+        """Plan those whose turn it is, the urgent ones first, then those that wait longest."""
+        due = [state for state in streams if self._due(state, outlook)]
+        due.sort(key=lambda state: (not state.urgent, state.planned_s, state.stream))
+        for state in due[: self._config.plans_per_sweep]:
+            state.planned_s, state.urgent = outlook.now, False
+            if state.settings.planner == "fixed":
+                self._plan_fixed(state, outlook)
+            else:
+                self._plan(state, outlook)
+
+    def _due(self, state: StreamState, outlook: Outlook) -> bool:
+        if state.prepared is not None or not outlook.registry.usable(state.device):
+            return False
+        if state.settings.planner != "fixed" and outlook.now - state.first_seen_s < self._config.settle_s:
+            return False
+        return state.urgent or outlook.now - state.planned_s >= self._config.replan_s
+
+    def _plan(self, state: StreamState, outlook: Outlook) -> None:
+        world = outlook.world(state)
+        advice = self._advice(state, world, outlook.now)
+        if advice is None:
+            return
+        self._complain(state, f"no plan keeps {advice.broken}" if advice.broken else "", outlook.now)
+        if same(advice.plan, state.current) or state.banned(advice.plan, outlook.now):
+            state.policy.kept()
+            return
+        self._offer(state, advice, world, outlook.now)
+
+    def _advice(self, state: StreamState, world: World, now: float) -> Advice | None:
+        """The planner's answer; the one before, where its world is the same still."""
+        key = digest(world)
+        if state.advice is not None and key == state.advised_for:
+            return state.advice
+        try:
+            state.advice, state.advised_for = self._advisor.advise(world), key
+        except AnabranchError as error:
+            state.advice, state.advised_for = None, None
+            self._complain(state, str(error), now)
+        return state.advice
+
+    def _offer(self, state: StreamState, advice: Advice, world: World, now: float) -> None:
+        """Let the policy decide on another plan than the running one."""
+        figures = _figures(advice, world.links)
+        if advice.current_cost is None:
+            state.policy.switched(now, forced=True)
+            self._prepare(state, advice.plan, "the running plan cannot go on", figures, now)
+            return
+        found = gain(state.settings.objective, advice.current_cost, advice.cost, world.fps)
+        verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken), now)
+        figures |= {"gain": min(found.ratio, MAX_FIGURE), "threshold": verdict.threshold}
+        forced = bool(advice.current_broken) and not advice.broken
+        if verdict.switch and (forced or len(state.draining) < MAX_DRAINING):
+            state.policy.switched(now, forced=forced)
+            self._prepare(state, advice.plan, verdict.reason, figures, now, found)
+        elif signature(advice.plan) != state.kept:
+            state.kept = signature(advice.plan)
+            self._note(DecisionRecord(now, "keep", verdict.reason, state.stream, plan=advice.plan, figures=figures))
+
+    def _prepare(
+        self,
+        state: StreamState,
+        plan: Plan,
+        reason: str,
+        figures: dict[str, float],
+        now: float,
+        found: Gain | None = None,
+    ) -> None:
+        numbered = state.prepare(plan, reason, now, found)
+        state.kept = ""
+        self._note(
+            DecisionRecord(now, "prepare", reason, state.stream, epoch=numbered.epoch, plan=numbered, figures=figures)
+        )
+
+    def _plan_fixed(self, state: StreamState, outlook: Outlook) -> None:
+        """Publish the given plan as soon as its nodes are there; name those that do not come."""
+        plan, now = state.settings.plan, outlook.now
+        problem = _misfit(plan, state)
+        if plan is None or problem:
+            self._complain(state, problem, now)
+            return
+        if state.banned(plan, now) or same(msgspec.structs.replace(plan, stream=state.stream), state.current):
+            return
+        missing = [name for name in participants(plan) if not outlook.registry.usable(name)]
+        if missing:
+            since = state.missing_since_s = now if state.missing_since_s is None else state.missing_since_s
+            if now - since >= self._config.missing_s:
+                names = ", ".join(missing)
+                self._complain(state, f"the fixed plan names {names}: not there; start it or change the plan", now)
+            return
+        state.missing_since_s = None
+        self._complain(state, "", now)
+        self._prepare(state, plan, "the fixed plan", {}, now)
+
+    def _complain(self, state: StreamState, problem: str, now: float) -> None:
+        if problem and problem != state.problem:
+            self._note(DecisionRecord(now, "problem", problem, state.stream, state.device))
+        state.problem = problem
+
+
+def _misfit(plan: Plan | None, state: StreamState) -> str:
+    """Why the stream cannot run this fixed plan, whatever nodes are there."""
+    if plan is None:
+        return "the fixed planner has no plan; give one"
+    if plan.stages[0].node != state.device:
+        return f"the fixed plan is for device {plan.stages[0].node}, not {state.device}"
+    if plan.model != state.model:
+        return f"the fixed plan is for model {plan.model[:12]}, not {state.model[:12]}"
+    return ""
+
+
+def _figures(advice: Advice, links: Mapping[tuple[str, str], LinkEstimate]) -> dict[str, float]:
+    figures: dict[str, float] = {f"{a}>{b} bps": each.goodput_bps for (a, b), each in links.items()}
+    figures |= {"new period s": advice.cost.period_s, "new latency s": advice.cost.latency_s}
+    if advice.current_cost is not None:
+        figures |= {"old period s": advice.current_cost.period_s, "old latency s": advice.current_cost.latency_s}
+    return {name: min(value, MAX_FIGURE) for name, value in figures.items()}

@@ -1,0 +1,71 @@
+"""What is left of a node or a link for one stream when others use it too: fair shares by weight, work-conserving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pipeline.plan import Plan
+from scheduler.reports import Report
+
+LEAST_SHARE = 0.02
+"""No stream is told that it gets less than this: estimates of nothing plan nothing."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one stream uses now."""
+
+    weight: float
+    nodes: Mapping[str, float]
+    """Share of each node's time, 0 to 1."""
+    links: Mapping[tuple[str, str], float]
+    """Bits a second on each link."""
+
+
+def usage_of(report: Report) -> dict[str, float]:
+    """Share of the reporting node's time that each stream takes: frames a second times seconds a frame."""
+    usage: dict[str, float] = {}
+    for stage in report.stages:
+        busy = stage.fps.window * (stage.compute_s.window + stage.unpack_s.window + stage.pack_s.window)
+        if busy > 0.0:
+            usage[stage.stream] = min(1.0, usage.get(stage.stream, 0.0) + busy)
+    return usage
+
+
+def sent_bps(report: Report, plan: Plan) -> dict[tuple[str, str], float]:
+    """Bits a second that a node sends for this plan, by link."""
+    sent: dict[tuple[str, str], float] = {}
+    for hop, stage in enumerate(plan.stages[:-1]):
+        if stage.node != report.node:
+            continue
+        for each in report.stages:
+            if each.stream == plan.stream and each.epoch == plan.epoch:
+                sent[stage.node, plan.stages[hop + 1].node] = each.fps.window * each.packed_bytes.window * 8.0
+    return sent
+
+
+def share(weight: float, used: float, others: Iterable[float]) -> float:
+    """The part of a resource that a stream can count on.
+
+    It is what the others leave, and at least its fair share, since they will have to give way to it.
+
+    Args:
+        weight: the stream's own.
+        used: part of the resource, 0 to 1, that the other streams use together.
+        others: weights of the streams that use it.
+    """
+    total = weight + sum(others)
+    return max(LEAST_SHARE, weight / total, 1.0 - min(1.0, used))
+
+
+def node_share(weight: float, node: str, others: Iterable[Demand]) -> float:
+    """The part of a node's time that is left for a stream of this weight."""
+    using = [(each.weight, each.nodes[node]) for each in others if each.nodes.get(node, 0.0) > 0.0]
+    return share(weight, sum(used for _, used in using), (each for each, _ in using))
+
+
+def link_share(weight: float, link: tuple[str, str], goodput_bps: float, others: Iterable[Demand]) -> float:
+    """The part of a link's goodput that is left for a stream of this weight."""
+    using = [(each.weight, each.links[link]) for each in others if each.links.get(link, 0.0) > 0.0]
+    return share(weight, sum(bps for _, bps in using) / max(1.0, goodput_bps), (each for each, _ in using))
