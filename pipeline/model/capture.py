@@ -116,13 +116,12 @@ def _explain(error: Exception) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode for the trace; the caller's module gets its modes back. Exported programs have no modes."""
-    if "eval" in vars(module):
-        yield
-        return
+    """Eval mode for the trace; the caller's module gets its modes back."""
     modes = {part: part.training for part in module.modules()}
-    module.eval()
     try:
+        # Set by hand, since exported programs refuse `eval()`: theirs is written into the graph.
+        for part in modes:
+            part.training = False
         yield
     finally:
         for part, training in modes.items():
