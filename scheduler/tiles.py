@@ -64,10 +64,11 @@ class TileTable:
     @functools.cached_property
     def best_s(self) -> Floats:
         """Shape (n, n): the most that any row of stacks between two waists saves (longest path over the waists)."""
-        best = self.stack_s.copy()
+        forward = np.triu(np.ones(self.stack_s.shape, dtype=np.bool_))
+        best = np.where(forward, self.stack_s, -np.inf)
         for middle in range(len(self.waists)):
             np.maximum(best, best[:, middle, None] + best[None, middle, :], out=best)
-        return np.triu(best)
+        return np.where(forward, best, 0.0)
 
     def behind(self, cut: Ints | int) -> Ints:
         """Position of the first waist at or behind each cut; n where there is none."""

@@ -1,0 +1,182 @@
+"""What the exact search prepares once per network, profiles and packing table: all that no link or load changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.model.graph import ModelGraph
+from pipeline.plan import Tier
+from scheduler.bounds import leaves_device, leaves_edge
+from scheduler.cost import Packed
+from scheduler.problem import Problem
+from scheduler.tables import Bools, Floats, Ints, PackingTable
+from scheduler.tiles import TileTable, waists
+
+GROUP_CUTS = 24
+"""Cuts per group of the search: finer groups bound tighter, coarser ones are fewer (24 is flat between 12 and 48)."""
+
+Choice = tuple[int, int, int, int]
+"""A plan of three tiers: first cut, its codec, second cut, its codec (indices)."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The cuts of a network, ready for nestedness tests and grouping."""
+
+    words: NDArray[np.uint64]
+    """Shape (cuts, ceil(blocks / 64)): the masks."""
+    group: Ints
+    """Shape (cuts,): runs of cuts between waists, at most `GROUP_CUTS` each; ascending with the cut index."""
+
+    @classmethod
+    def of(cls, graph: ModelGraph) -> Lattice:
+        """Prepare a network's cuts."""
+        masks = [cut.mask for cut in graph.cuts]
+        width = 8 * max(1, -(-len(graph.blocks) // 64))
+        packed = b"".join([mask.to_bytes(width, "little") for mask in masks])
+        words = np.frombuffer(packed, dtype="<u8").reshape(len(masks), -1)
+        return cls(words, _groups(waists(masks), len(masks)))
+
+    def nested(self, first: Ints, second: Ints) -> Bools:
+        """Whether each first cut lies before its second one (equality counts)."""
+        return np.asarray(~np.any(self.words[first] & ~self.words[second], axis=1))
+
+
+def _groups(waist: Ints, count: int) -> Ints:
+    index = np.arange(count)
+    run = np.searchsorted(waist, index, "right")
+    first = np.searchsorted(run, run, "left")
+    part = (index - first) // GROUP_CUTS
+    new = np.ones(count, dtype=np.intp)
+    new[1:] = (np.diff(run) != 0) | (np.diff(part) != 0)
+    return np.asarray(np.cumsum(new) - 1, dtype=np.intp)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """All (cut, codec) that a link may carry, by cut, without those that another codec of the cut dominates."""
+
+    cut: Ints
+    codec: Ints
+    packed: Packed
+    drop: Floats
+    """Infinite where unknown."""
+    group: Ints
+
+
+def entries(packing: PackingTable, lattice: Lattice, keep_drop: bool, prune: bool) -> Entries:
+    """Flatten a packing table.
+
+    Args:
+        packing: the table.
+        lattice: the network's cuts.
+        keep_drop: whether a codec must lose no more accuracy to dominate another.
+        prune: whether to leave out dominated codecs at all.
+    """
+    offered = np.isfinite(packing.bytes)
+    offered[-1] = False
+    drop = np.where(np.isnan(packing.drop), np.inf, packing.drop)
+    if prune:
+        figures = [packing.bytes, packing.encode_s, packing.decode_s] + [drop] * keep_drop
+        offered &= ~_dominated(figures, offered, _paired(packing) if keep_drop else None)
+    cut, codec = np.nonzero(offered)
+    return Entries(cut, codec, Packed.of(packing, cut, codec), drop[cut, codec], lattice.group[cut])
+
+
+def _dominated(figures: Sequence[Floats], offered: Bools, paired: Bools | None) -> Bools:
+    """Where another codec of the same cut is no worse in every figure (the first of equal ones stays)."""
+    lost = np.zeros_like(offered)
+    for other in range(offered.shape[1]):
+        better = offered[:, other, None] & ~lost[:, other, None]
+        if paired is not None:
+            better &= ~paired[:, other, None]
+        for figure in figures:
+            better = better & (figure[:, other, None] <= figure)
+        better[:, other] = False
+        lost |= better
+    return lost if paired is None else lost & ~paired
+
+
+def _paired(packing: PackingTable) -> Bools:
+    """Where a measured pair may make a codec worse than its own figures say."""
+    found = np.zeros(packing.bytes.shape, dtype=np.bool_)
+    for first_cut, first, second_cut, second in packing.pair_drop:
+        found[first_cut, first] = found[second_cut, second] = True
+    return found
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Constant parts of a problem, as the search wants them."""
+
+    lattice: Lattice
+    entries: Entries
+    may_leave_device: Bools
+    """By entry."""
+    may_leave_edge: Bools
+    behind: Ints
+    """By cut: position of the first waist at or behind it, in the tile table (0 without one)."""
+    ahead: Ints
+    gain_s: Floats
+    """Savings of tiling by (behind, ahead); the last row and column, for no waist, are zero."""
+    pairs: NDArray[np.intp]
+    """Shape (pairs, 4): `PackingTable.pair_drop` where a drop counts, nested and finite ones only."""
+    pair_drop: Floats
+    hint: list[Choice] = field(default_factory=list)
+    """The latest answer: a good first bound for the next search. Mutable, of no influence on the answer."""
+
+    @classmethod
+    def of(cls, problem: Problem, lattice: Lattice | None = None) -> Prepared:
+        """Prepare what no link and no load changes."""
+        asked, packing, graph = problem.objective, problem.packing, problem.graph
+        lattice = lattice or Lattice.of(graph)
+        keep_drop = asked.max_drop is not None
+        prune = asked.max_bytes_per_s is None or problem.fps is not None
+        found = entries(packing, lattice, keep_drop, prune)
+        behind, ahead, gain_s = _tiling(problem.tiles, len(graph.cuts))
+        pairs, pair_drop = _measured_pairs(packing, lattice) if keep_drop else _no_pairs()
+        return cls(
+            lattice=lattice,
+            entries=found,
+            may_leave_device=leaves_device(graph, asked.private_until)[found.cut],
+            may_leave_edge=leaves_edge(graph, asked.pictures_stay_at_edge)[found.cut],
+            behind=behind,
+            ahead=ahead,
+            gain_s=gain_s,
+            pairs=pairs,
+            pair_drop=pair_drop,
+        )
+
+
+def constant_parts(problem: Problem) -> tuple[object, ...]:
+    """What `Prepared.of` depends on: by identity for tables, by value for the rest."""
+    asked = problem.objective
+    privacy = asked.private_until, asked.pictures_stay_at_edge
+    shape = asked.max_drop is None, asked.max_bytes_per_s is None, problem.fps is None
+    return problem.graph.fingerprint, id(problem.packing), id(problem.tiles), Tier.EDGE in problem.nodes, privacy, shape
+
+
+def _tiling(tiles: TileTable | None, count: int) -> tuple[Ints, Ints, Floats]:
+    if tiles is None:
+        nowhere = np.zeros(count, dtype=np.intp)
+        return nowhere, nowhere, np.zeros((1, 1))
+    index = np.arange(count)
+    return tiles.behind(index), tiles.ahead(index), tiles.padded_s
+
+
+def _measured_pairs(packing: PackingTable, lattice: Lattice) -> tuple[NDArray[np.intp], Floats]:
+    if not packing.pair_drop:
+        return _no_pairs()
+    keys = np.array(list(packing.pair_drop), dtype=np.intp)
+    drop = np.array(list(packing.pair_drop.values()))
+    finite = np.isfinite(packing.bytes[keys[:, 0], keys[:, 1]]) & np.isfinite(packing.bytes[keys[:, 2], keys[:, 3]])
+    keep = finite & lattice.nested(keys[:, 0], keys[:, 2])
+    return keys[keep], drop[keep]
+
+
+def _no_pairs() -> tuple[NDArray[np.intp], Floats]:
+    return np.zeros((0, 4), dtype=np.intp), np.zeros(0)
