@@ -1,0 +1,5 @@
+"""`python -m nodes`: the same as the command `anabranch`."""
+
+from nodes.app import main
+
+main()

@@ -1,0 +1,47 @@
+"""The command `anabranch`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from nodes.commands import cloud, device, edge, run, scheduler
+from pipeline.errors import AnabranchError
+
+app = typer.Typer(
+    name="anabranch",
+    help="A convolutional network's answer for every video frame, cut over device, edge and cloud.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("run")(run.run)
+app.command("device")(device.device)
+app.command("edge")(edge.edge)
+app.command("cloud")(cloud.cloud)
+app.command("scheduler")(scheduler.scheduler)
+
+
+@app.callback()
+def _log(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what the nodes do, on standard error."),
+) -> None:
+    level = logging.INFO if verbose or os.environ.get("ANABRANCH_LOG") == "info" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on standard error and exit code 1."""
+    try:
+        app()
+    except AnabranchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Options that several commands share, so that they read and mean the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nodes.agent import SchedulerAddress
+from nodes.config import Deployment, NodeConfig, read_deployment
+from pipeline.errors import ConfigError
+
+Model = Annotated[
+    str, typer.Option(help="`builtin`, `package.module:factory`, or a saved .pt2.", show_default=True, metavar="SPEC")
+]
+Weights = Annotated[Path | None, typer.Option(help="State dict to load into the model (tensors only, no code).")]
+Labels = Annotated[Path | None, typer.Option(help="Class names, one a line, or a CSV with index and name.")]
+Name = Annotated[str, typer.Option(help="Name of this node; plans and reports use it.")]
+Listen = Annotated[str, typer.Option(help="Where to bind the inbox; `*` for a free port.")]
+Advertise = Annotated[str, typer.Option(help="How peers reach the inbox, where that is not where it is bound.")]
+Scheduler = Annotated[
+    str, typer.Option(help="REPORTS,PLANS: the scheduler's two addresses.", metavar="ADDR,ADDR", show_default=False)
+]
+Config = Annotated[Path | None, typer.Option(help="Deployment file; with --name, it replaces the other options.")]
+TorchDevice = Annotated[str, typer.Option(help="Where torch computes: cpu or cuda.")]
+TorchThreads = Annotated[int, typer.Option(help="Threads that torch computes with; 0 for its own choice.", min=0)]
+EmulateSpeed = Annotated[
+    float,
+    typer.Option(help="Emulate a slower node: fraction of real speed, padded with sleep.", min=1e-3, max=1.0),
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Bind beyond loopback without keys: anybody may connect.")]
+Child = Annotated[bool, typer.Option("--child", hidden=True, help="Stop when standard input closes.")]
+
+
+def scheduler_address(text: str) -> SchedulerAddress | None:
+    """The two addresses of `--scheduler`; None where it is empty.
+
+    Raises:
+        ConfigError: not two addresses.
+    """
+    if not text:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2:
+        raise ConfigError(f"--scheduler {text}", "not two addresses", "give tcp://HOST:REPORTS,tcp://HOST:PLANS")
+    return SchedulerAddress(*parts)
+
+
+def from_file(config: Path | None, name: str, tier: str) -> tuple[Deployment, NodeConfig] | None:
+    """What the deployment file says of this node; None where no file is given.
+
+    Raises:
+        ConfigError: the file is bad, lacks the node, or has it as another tier.
+    """
+    if config is None:
+        return None
+    deployment = read_deployment(config)
+    node = deployment.named(name)
+    if node.tier != tier:
+        raise ConfigError(f"node {name}", f"is of tier {node.tier} in {config}", f"use `anabranch {node.tier}`")
+    return deployment, node

@@ -1,0 +1,54 @@
+"""`anabranch run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from nodes.admission import Admit
+from nodes.commands import options as opt
+from nodes.commands.device import Annotate, Frames, Source
+from nodes.local import LocalRun, RunSettings, default_run_dir, parse_speeds, parse_tiers
+from nodes.report_view import summary_table
+
+
+def run(
+    source: Source = "scene:",
+    model: opt.Model = "builtin",
+    weights: opt.Weights = None,
+    labels: opt.Labels = None,
+    frames: Frames = None,
+    admit: Annotated[Admit, typer.Option("--admit", help="What a full window does to the source.")] = Admit.EVERY,
+    cut: Annotated[str, typer.Option(help="Where each part but the last ends, comma-separated; empty: even.")] = "",
+    codec: Annotated[str, typer.Option(help="Codec of every link, or one per link.")] = "fp32",
+    tiers: Annotated[str, typer.Option(help="Which tiers take part.")] = "device,edge,cloud",
+    emulate_speed: Annotated[
+        str, typer.Option(help="Emulate slower nodes: device=0.25,edge=0.5 of this machine's speed.")
+    ] = "",
+    annotate: Annotate = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; runs/TIME-MODEL by default.")] = None,
+    torch_device: opt.TorchDevice = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Run a video through device, edge and cloud, each a process of its own on this machine.
+
+    Examples:
+
+        anabranch run --source scene: --frames 300
+
+        anabranch run --source video.mp4 --model pytorchcv.models.resnet:resnet18 --annotate out.mp4
+    """
+    settings = RunSettings(
+        source, run_dir or default_run_dir(model), model, weights, labels, frames, admit, annotate, cut, codec,
+        parse_tiers(tiers), parse_speeds(emulate_speed), torch_device,
+    )  # fmt: skip
+    console = Console(stderr=json)
+    summary = LocalRun(settings, console).run()
+    if json:
+        typer.echo((settings.run_dir / "summary.json").read_text(), nl=False)
+    else:
+        console.print(summary_table(summary))
+        console.print(f"run folder: {settings.run_dir}", highlight=False)

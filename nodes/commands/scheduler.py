@@ -1,0 +1,55 @@
+"""`anabranch scheduler`."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import zmq
+
+from nodes.commands import options as opt
+from nodes.deciding import Deciding, build_core
+from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
+from nodes.sockets import SocketFactory
+from scheduler.service import EventLog, SchedulerService
+
+
+def scheduler(
+    reports: Annotated[str, typer.Option(help="Where to bind the reports socket.")] = "tcp://127.0.0.1:5700",
+    plans: Annotated[str, typer.Option(help="Where to bind the plans socket.")] = "tcp://127.0.0.1:5701",
+    model: opt.Model = "builtin",
+    weights: opt.Weights = None,
+    graph: Annotated[Path | None, typer.Option(help="Block graph as JSON, instead of --model.")] = None,
+    planner: Annotated[str, typer.Option(help="Who plans: fixed, joint, hpa, dyno, neurosurgeon, dads, ...")] = "fixed",
+    cut: Annotated[str, typer.Option(help="Fixed planner: where each part but the last ends.")] = "",
+    codec: Annotated[str, typer.Option(help="Fixed planner: codec of every link, or one per link.")] = "fp32",
+    nodes: Annotated[
+        str, typer.Option(help="Fixed planner: the node of each tier that takes part.")
+    ] = "device=device-1,edge=edge-1,cloud=cloud-1",
+    log: Annotated[Path | None, typer.Option(help="Write all events and decisions here (events.jsonl).")] = None,
+    config: opt.Config = None,
+    insecure: opt.Insecure = False,
+    child: opt.Child = False,
+) -> None:
+    """Start the scheduler: it hears all nodes' reports and tells them their plans.
+
+    Example: anabranch scheduler --model builtin --cut stage1,stage3
+    """
+    deciding = Deciding(model, weights, graph, planner, cut, codec, nodes).resolved(config)
+    stop = threading.Event()
+    stop_on_signals(stop.set)
+    if child:
+        stop_with_parent(stop.set)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    factory = SocketFactory(context, insecure)
+    try:
+        core, header = build_core(deciding)
+        inbox, reports = factory.subscriber(reports, bind=True)
+        outbox, plans = factory.publisher(plans, bind=True)
+        events = EventLog(log, header) if log is not None else None
+        tell_ready({"reports": reports, "plans": plans})
+        SchedulerService(core, inbox, outbox, events).run(stop)
+    finally:
+        context.destroy(linger=0)

@@ -1,0 +1,77 @@
+"""What the launchers of edge, cloud and tile nodes have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nodes.commands.options import from_file, scheduler_address
+from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
+from nodes.node import Node, NodeSettings
+from pipeline.errors import ConfigError
+from pipeline.model.spec import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The options of one node."""
+
+    tier: str
+    name: str
+    model: str = "builtin"
+    weights: Path | None = None
+    scheduler: str = ""
+    listen: str = "tcp://127.0.0.1:*"
+    advertise: str = ""
+    torch_device: str = "cpu"
+    torch_threads: int = 0
+    emulate_speed: float = 1.0
+    insecure: bool = False
+    config: Path | None = None
+
+    def resolved(self) -> Launch:
+        """With what the deployment file says, where one is given."""
+        found = from_file(self.config, self.name, self.tier)
+        if found is None:
+            return self
+        deployment, node = found
+        address = deployment.scheduler
+        return Launch(
+            self.tier, self.name, deployment.model, deployment.weights, f"{address.reports},{address.plans}",
+            node.listen, node.advertise, node.torch_device, node.torch_threads, node.emulate_speed, deployment.insecure,
+        )  # fmt: skip
+
+    def settings(self) -> NodeSettings:
+        """What the node itself is given."""
+        return NodeSettings(
+            self.name, scheduler_address(self.scheduler), self.listen, self.advertise,
+            torch_device=self.torch_device, emulate_speed=self.emulate_speed, insecure=self.insecure,
+        )  # fmt: skip
+
+    def load(self) -> LoadedModel:
+        """The model, after torch is set up.
+
+        Raises:
+            ConfigError: a torch device that this machine does not have.
+            ModelError: see `load_model`.
+        """
+        if self.torch_threads:
+            torch.set_num_threads(self.torch_threads)
+        if self.torch_device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"--torch-device {self.torch_device}", "this machine has none", "use cpu")
+        return load_model(self.model, weights=self.weights)
+
+
+def serve(node: Node, child: bool) -> None:
+    """Run a node until it is told to stop."""
+    stop_on_signals(node.stopping.set)
+    if child:
+        stop_with_parent(node.stopping.set)
+    endpoints = node.start()
+    tell_ready({"frames": endpoints.frames, "tiles": endpoints.tiles})
+    try:
+        node.wait()
+    finally:
+        node.stop()

@@ -1,0 +1,89 @@
+"""From the scheduler's options to its decision core."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import torch
+
+from nodes.config import read_deployment
+from nodes.local import parse_names, read_graph
+from pipeline.model.graph import ModelGraph
+from pipeline.model.spec import load_model
+from pipeline.plan import Plan
+from scheduler.advisor import NoAdvisor
+from scheduler.core import CoreConfig, SchedulerCore
+from scheduler.events import StreamSettings
+from scheduler.handmade import plan_of
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """What the scheduler is started with."""
+
+    model: str = "builtin"
+    weights: Path | None = None
+    graph: Path | None = None
+    planner: str = "fixed"
+    cut: str = ""
+    codec: str = "fp32"
+    nodes: str = "device=device-1,edge=edge-1,cloud=cloud-1"
+
+    def resolved(self, config: Path | None) -> Deciding:
+        """With what the deployment file says, where one is given."""
+        if config is None:
+            return self
+        deployment = read_deployment(config)
+        own = deployment.scheduler
+        first = {node.tier: node.name for node in reversed(deployment.node) if node.tier != "tile"}
+        nodes = ",".join(f"{tier}={name}" for tier, name in first.items())
+        return replace(
+            self, model=deployment.model, weights=deployment.weights, planner=own.planner, cut=own.cut,
+            codec=own.codec, nodes=nodes,
+        )  # fmt: skip
+
+
+def build_core(deciding: Deciding) -> tuple[SchedulerCore, bytes]:
+    """The core, and the header line of its event log.
+
+    Raises:
+        AnabranchError: a model, cut, codec or planner that does not work.
+    """
+    graph = read_graph(deciding.graph) if deciding.graph else _graph(deciding)
+    settings = StreamSettings(planner=deciding.planner, plan=_fixed_plan(deciding, graph))
+    config = CoreConfig(secrets.token_hex(8), model=graph.fingerprint, settings=settings)
+    return SchedulerCore(NoAdvisor(), config), _header(deciding, graph, settings)
+
+
+def _graph(deciding: Deciding) -> ModelGraph:
+    return load_model(deciding.model, weights=deciding.weights).captured.graph
+
+
+def _fixed_plan(deciding: Deciding, graph: ModelGraph) -> Plan | None:
+    if deciding.planner != "fixed":
+        return None
+    return plan_of(graph, "*", parse_names(deciding.nodes), deciding.cut, deciding.codec)
+
+
+def _header(deciding: Deciding, graph: ModelGraph, settings: StreamSettings) -> bytes:
+    """The log's first line describes it: what was started, with which versions, on what, by which clock."""
+    header = {
+        "log": "anabranch events",
+        "format": 1,
+        "anabranch": version("anabranch"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "command": sys.argv[1:],
+        "clock": "monotonic seconds of the scheduler's machine",
+        "model": graph.name,
+        "fingerprint": graph.fingerprint,
+        "settings": msgspec.to_builtins(settings),
+    }
+    return msgspec.json.encode(header) + b"\n"

@@ -1,0 +1,80 @@
+"""What a node, as the receiver, sees of the links that lead to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+
+from pipeline.frames.wire import FrameHeader, Head, Message, Ping, Pong, Probe
+from scheduler.reports import LinkReport
+from scheduler.timing import CrossingLog, RoundTrip
+
+MAX_PEERS = 64
+"""Links that a node keeps figures of; the one heard of longest ago is forgotten first."""
+
+NS = 1e-9
+
+
+class LinkMeter:
+    """Crossings, round trips and refused messages, by peer. Written by the receiver, read by the control thread."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        """Messages and frames given up here, by reason."""
+        self._logs: OrderedDict[str, CrossingLog] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Nodes that have sent something."""
+        with self._lock:
+            return tuple(self._logs)
+
+    def saw(self, message: Message, received_s: float, held: bool = False) -> None:
+        """Take any message that came in whole at `received_s`, monotonic.
+
+        `held` tells that this node left it unread for a while, so that its time is not the link's.
+        """
+        header = message.header
+        with self._lock:
+            if isinstance(header, Head):
+                self._log(header.node).started(header.payload_bytes, received_s)
+            elif isinstance(header, FrameHeader) and header.hops:
+                self._log(header.hops[-1].node).finished(message.payload_bytes, received_s, held=held)
+            elif isinstance(header, Probe):
+                self._log(header.node).finished(message.payload_bytes, received_s, probe=True, held=held)
+            elif isinstance(header, Pong):
+                self._log(header.node).echoed(_round_trip(header, received_s))
+
+    def refuse(self, reason: str) -> None:
+        """Count something that was not taken."""
+        self.refused[reason] += 1
+
+    def jumped(self) -> bool:
+        """Whether a link has changed so much that the scheduler should hear of it at once."""
+        now = time.monotonic()
+        with self._lock:
+            return any(log.jumped(now) for log in self._logs.values())
+
+    def reports(self) -> tuple[LinkReport, ...]:
+        """What came in since the last call, by peer."""
+        now = time.monotonic()
+        with self._lock:
+            return tuple(log.take(now) for log in self._logs.values())
+
+    def _log(self, peer: str) -> CrossingLog:
+        log = self._logs.setdefault(peer, CrossingLog(peer))
+        self._logs.move_to_end(peer)
+        while len(self._logs) > MAX_PEERS:
+            self._logs.popitem(last=False)
+        return log
+
+
+def _round_trip(pong: Pong, returned_s: float) -> RoundTrip:
+    return RoundTrip(pong.sent_ns * NS, pong.received_ns * NS, pong.answered_ns * NS, returned_s)
+
+
+def answer(name: str, ping: Ping, received_s: float) -> Pong:
+    """The pong to a ping that came in at `received_s`."""
+    return Pong(name, ping.sent_ns, int(received_s / NS), time.monotonic_ns())

@@ -1,0 +1,142 @@
+"""What every node of the stream is made of: an inbox, programs by epoch, the stage loop, and the control side."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import zmq
+
+from nodes.agent import REPORT_INTERVAL_S, Agent, Identity, SchedulerAddress
+from nodes.epochs import EpochStore
+from nodes.outlet import Directory, Outlet
+from nodes.sockets import SocketFactory
+from nodes.stage import Deliver, EmulatedSpeed, StageLoop
+from nodes.telemetry import LoadMeter
+from pipeline.model.spec import LoadedModel
+from pipeline.plan import Plan, Tier
+from pipeline.stage import StageProgram, prepare
+from scheduler.commands import Announcement, Command
+from scheduler.reports import Endpoints, QueueReport, Report
+
+logger = logging.getLogger(__name__)
+
+ANY_PORT = "tcp://127.0.0.1:*"
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a node is started with, whatever its tier."""
+
+    name: str
+    scheduler: SchedulerAddress | None = None
+    listen: str = ANY_PORT
+    """Where the node's inbox is bound; `*` picks a free port."""
+    advertise: str = ""
+    """How peers reach the inbox, where that is not where it is bound (a shaped link, a forwarded port)."""
+    peers: Mapping[str, Endpoints] = field(default_factory=dict)
+    """Addresses that go before the ones that the peers announce."""
+    torch_device: str = "cpu"
+    emulate_speed: float = 1.0
+    """Fraction of this machine's speed that the node pretends to have."""
+    insecure: bool = False
+    report_interval_s: float = REPORT_INTERVAL_S
+
+
+class Node:
+    """A node with one stage of any plan that names it; the base of device, edge and cloud."""
+
+    tier: Tier
+
+    def __init__(self, settings: NodeSettings, model: LoadedModel, tier: Tier, deliver: Deliver | None = None) -> None:
+        self.settings = settings
+        self.model = model
+        self.tier = tier
+        self.fingerprint = model.captured.graph.fingerprint
+        self.directory = Directory(settings.peers)
+        self.factory = SocketFactory(zmq.Context(), settings.insecure)
+        self.epochs = EpochStore(self.build, on_change=self.changed)
+        outlet = Outlet(settings.name, self.factory, self.directory)
+        self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver)
+        self.loop.speed = EmulatedSpeed(settings.emulate_speed)
+        self.stopping = threading.Event()
+        self.agent: Agent | None = None
+        self._load = LoadMeter()
+
+    @property
+    def name(self) -> str:
+        """The node's name, as in plans and reports."""
+        return self.settings.name
+
+    def build(self, plan: Plan) -> StageProgram | None:
+        """This node's stage of `plan`, built and warm; None where the plan gives it none."""
+        if self.name not in plan.nodes:
+            return None
+        return prepare(self.model.captured, plan, plan.hop_of(self.name), self.settings.torch_device)
+
+    def start(self) -> Endpoints:
+        """Bind the inbox and start the threads; returns where peers reach this node."""
+        inbox, endpoint = self.factory.pull(self.settings.listen)
+        endpoints = Endpoints(frames=self.settings.advertise or endpoint)
+        self.loop.start(inbox)
+        self.report_as(endpoints)
+        return endpoints
+
+    def report_as(self, endpoints: Endpoints) -> None:
+        """Start the control side, where there is a scheduler."""
+        if self.settings.scheduler is None:
+            return
+        identity = Identity(self.name, self.tier, self.fingerprint, endpoints)
+        self.agent = Agent(identity, self.enrich, self.hear, self.settings.report_interval_s)
+        self.agent.start(self.factory, self.settings.scheduler)
+
+    def wait(self) -> None:
+        """Return once `stopping` is set."""
+        self.stopping.wait()
+
+    def stop(self) -> None:
+        """Stop all threads and close all sockets."""
+        self.stopping.set()
+        self.loop.stop()
+        self.epochs.close()
+        if self.agent is not None:
+            self.agent.stop()
+        self.factory.context.term()
+
+    def hear(self, command: Command) -> None:
+        """Take the scheduler's word."""
+        if isinstance(command, Announcement):
+            self.directory.learn(command.stream, command.current.stages[0].node, command.peers)
+            self.epochs.keep(command.stream, [plan for plan in command.plans if self.is_named(plan)])
+
+    def is_named(self, plan: Plan) -> bool:
+        """Whether this node has anything to do in `plan`."""
+        return self.name in plan.nodes
+
+    def changed(self) -> None:
+        """Something jumped: report at once."""
+        if self.agent is not None:
+            self.agent.hurry()
+
+    def enrich(self, report: Report) -> Report:
+        """Add to a bare report all that this node knows."""
+        self.loop.ping_peers()
+        return msgspec.structs.replace(
+            report,
+            load=self._load.sample(),
+            queues=self.queues(),
+            stages=self.loop.meter.reports(),
+            links=self.loop.links.reports(),
+            epochs=self.epochs.readiness(),
+        )
+
+    def queues(self) -> tuple[QueueReport, ...]:
+        """Depth, bound and drops of every queue in this node."""
+        drops = dict(self.loop.links.refused)
+        return tuple(
+            QueueReport(name, len(handoff), handoff.bound, drops if name == "arrived" else {})
+            for name, handoff in self.loop.handoffs.items()
+        )

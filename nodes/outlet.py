@@ -1,0 +1,129 @@
+"""Where a node sends what it made: the next stage, or the device that waits for the result."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import TracebackType
+
+import zmq
+
+from nodes.sockets import SocketFactory
+from pipeline.errors import NodeError
+from pipeline.frames import wire
+from pipeline.frames.wire import DropNotice, Head, Message
+from pipeline.plan import Plan
+from scheduler.estimate import MIN_MESSAGE_BYTES
+from scheduler.reports import Endpoints
+
+MAX_PEERS = 256
+"""Connections that an outlet keeps; the one that was used longest ago is closed first."""
+
+
+class Undeliverable(NodeError):
+    """A message that its peer does not take."""
+
+
+class Directory:
+    """Who can be reached where. Written by the control thread, read by the sender."""
+
+    def __init__(self, pinned: Mapping[str, Endpoints] | None = None) -> None:
+        self._pinned = dict(pinned or {})
+        self._peers: dict[str, Endpoints] = {}
+        self._origins: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def learn(self, stream: str, origin: str, peers: Mapping[str, Endpoints]) -> None:
+        """Take the endpoints of an announcement; `origin` is the device that the stream starts at."""
+        with self._lock:
+            self._origins[stream] = origin
+            self._peers.update(peers)
+
+    def inbox(self, node: str) -> str:
+        """Any inbox of a node: a device has one for results alone."""
+        endpoints = self._endpoints(node)
+        return endpoints.frames or endpoints.results
+
+    def frames(self, node: str) -> str:
+        """The frames inbox of a node; empty where it is not known."""
+        return self._endpoints(node).frames
+
+    def results(self, stream: str) -> str:
+        """The results inbox of the device that `stream` starts at; empty where it is not known."""
+        with self._lock:
+            origin = self._origins.get(stream, "")
+        return self._endpoints(origin).results
+
+    def _endpoints(self, node: str) -> Endpoints:
+        """Pinned addresses (a shaped link, a tunnel) go before announced ones, field by field."""
+        with self._lock:
+            pinned, announced = self._pinned.get(node, Endpoints()), self._peers.get(node, Endpoints())
+        return Endpoints(
+            pinned.frames or announced.frames, pinned.results or announced.results, pinned.tiles or announced.tiles
+        )
+
+
+class Outlet:
+    """The PUSH sockets of one thread. Use it as a context manager in that thread."""
+
+    def __init__(self, name: str, factory: SocketFactory, directory: Directory) -> None:
+        self._name = name
+        self._factory = factory
+        self._directory = directory
+        self._sockets: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
+
+    def __enter__(self) -> Outlet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()
+
+    def send(self, plan: Plan, hop: int, message: Message) -> None:
+        """Send what stage number `hop` made to the stage behind it, or home.
+
+        Raises:
+            Undeliverable: the peer is unknown, or takes nothing within the send time-out.
+        """
+        if hop + 1 < len(plan.stages):
+            node = plan.stages[hop + 1].node
+            self._send(node, self._directory.frames(node), message)
+        else:
+            self._send(plan.stages[0].node, self._directory.results(plan.stream), message)
+
+    def notify(self, notice: DropNotice) -> None:
+        """Tell the stream's device that a frame is given up; it finds out by itself where this fails."""
+        try:
+            self._send("device", self._directory.results(notice.stream), Message(notice))
+        except Undeliverable:
+            return
+
+    def measure(self, node: str, message: Message) -> None:
+        """Send a ping, a pong or a probe; lost where the node cannot be reached."""
+        try:
+            self._send(node, self._directory.inbox(node), message)
+        except Undeliverable:
+            return
+
+    def _send(self, node: str, endpoint: str, message: Message) -> None:
+        if not endpoint:
+            raise Undeliverable(f"node {node}", "its address is not known", "check that it runs and reports")
+        socket = self._socket(endpoint)
+        try:
+            if message.payload_bytes >= MIN_MESSAGE_BYTES:
+                socket.send_multipart(wire.encode(Message(Head(self._name, message.payload_bytes))))
+            socket.send_multipart(wire.encode(message), copy=False)
+        except zmq.Again as error:
+            raise Undeliverable(f"node {node}", f"takes nothing at {endpoint}", "check that it runs") from error
+
+    def _socket(self, endpoint: str) -> zmq.Socket[bytes]:
+        if endpoint not in self._sockets:
+            self._sockets[endpoint] = self._factory.push(endpoint)
+        self._sockets.move_to_end(endpoint)
+        while len(self._sockets) > MAX_PEERS:
+            self._sockets.popitem(last=False)[1].close()
+        return self._sockets[endpoint]

@@ -1,0 +1,297 @@
+"""The loop that every tier runs: receive, unpack, compute, pack, send.
+
+One thread a step, joined by bounded hand-overs, so that packing one frame, computing the next and unpacking the
+one after overlap; ZeroMQ's own thread moves the bytes meanwhile. Each socket belongs to one thread. The receiver
+does nothing but receive: the times at which messages arrive are what the link's throughput is measured by.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import zmq
+from torch import Tensor
+
+from nodes.epochs import EpochStore
+from nodes.handoff import Closed, Handoff
+from nodes.links import LinkMeter, answer
+from nodes.meter import StageMeter
+from nodes.outlet import Outlet, Undeliverable
+from pipeline.errors import AnabranchError, CodecError, WireError
+from pipeline.frames import wire
+from pipeline.frames.wire import DropNotice, FrameHeader, Hop, Message, Ping
+from pipeline.packing.sessions import MissingReference
+from pipeline.stage import StageProgram
+
+logger = logging.getLogger(__name__)
+
+POLL_MS = 100
+"""How often a waiting receiver looks whether it shall stop."""
+
+ARRIVALS = 64
+"""Messages received and not yet unpacked. The devices' credit windows keep it far below; beyond it TCP pushes back."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A frame's message as it came in."""
+
+    message: Message
+    header: FrameHeader
+    received_s: float
+
+
+@dataclass
+class Work:
+    """A frame inside a node, with the times of what was done to it."""
+
+    header: FrameHeader
+    program: StageProgram
+    tensors: dict[str, Tensor]
+    received_s: float
+    unpack_s: float = 0.0
+    compute_s: float = 0.0
+    busy_s: float = 0.0
+    """Time in which a step worked on the frame; the rest since `received_s` was waiting."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A ping, a pong or a probe on its way out."""
+
+    node: str
+    message: Message
+
+
+Deliver = Callable[[FrameHeader, Sequence[wire.Buffer]], None]
+"""Takes the result of a plan whose last stage is on the device itself."""
+
+
+class EmulatedSpeed:
+    """Makes a node slower by sleeping behind its computing, so that a slow device costs no CPU."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def pad(self, compute_s: float) -> None:
+        """Sleep until the work has taken `compute_s / factor`."""
+        if self.factor < 1.0:
+            time.sleep(compute_s * (1.0 / self.factor - 1.0))
+
+
+class StageLoop:
+    """Runs this node's stage of every frame that comes in.
+
+    Args:
+        name: the node.
+        model: fingerprint of the network that the node holds.
+        epochs: the programs that can be run.
+        outlet: where results and notices go.
+        deliver: takes results that stay on this node.
+    """
+
+    def __init__(
+        self, name: str, model: str, epochs: EpochStore, outlet: Outlet, deliver: Deliver | None = None
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.epochs = epochs
+        self.outlet = outlet
+        self.meter = StageMeter()
+        self.links = LinkMeter()
+        self.speed = EmulatedSpeed()
+        self._deliver = deliver
+        self._arrived: Handoff[Arrival] = Handoff(ARRIVALS)
+        self._unpacked: Handoff[Work] = Handoff()
+        self._computed: Handoff[Work | DropNotice | Measurement] = Handoff()
+        self.handoffs: dict[str, Handoff[Any]] = {
+            "arrived": self._arrived,
+            "unpacked": self._unpacked,
+            "computed": self._computed,
+        }
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, inbox: zmq.Socket[bytes] | None = None) -> None:
+        """Start the threads; `inbox` is the node's PULL socket, handed over to the receiver."""
+        if inbox is not None:
+            self._spawn("receive", lambda: self._receive(inbox))
+            self._spawn("unpack", self._unpack)
+        self._spawn("compute", self._compute)
+        self._spawn("send", self._send)
+
+    def submit(self, header: FrameHeader, program: StageProgram, tensors: dict[str, Tensor]) -> None:
+        """Enter a frame that needs no unpacking (the device's own); waits while the stage is busy.
+
+        Raises:
+            Closed: the loop is stopped.
+        """
+        self._unpacked.put(Work(header, program, tensors, time.monotonic()))
+
+    def stop(self) -> None:
+        """Stop the threads and wait for them."""
+        self._stopping.set()
+        for handoff in self.handoffs.values():
+            handoff.close()
+        for thread in self._threads:
+            thread.join(timeout=30)
+
+    def _spawn(self, step: str, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=f"{self.name} {step}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _receive(self, inbox: zmq.Socket[bytes]) -> None:
+        try:
+            while not self._stopping.is_set():
+                if inbox.poll(POLL_MS):
+                    self._accept(inbox.recv_multipart(copy=False))
+        except Closed:
+            pass
+        finally:
+            inbox.close()
+
+    def _accept(self, parts: Sequence[zmq.Frame]) -> None:
+        received_s = time.monotonic()
+        try:
+            message = wire.decode([part.buffer for part in parts])
+        except WireError as error:
+            self.links.refuse("bad-message")
+            logger.warning("message dropped: %s", error)
+            return
+        self.links.saw(message, received_s)
+        header = message.header
+        if isinstance(header, FrameHeader):
+            self._arrived.put(Arrival(message, header, received_s))
+        elif isinstance(header, Ping):
+            self.pong(header, received_s)
+
+    def measure(self, node: str, message: Message) -> None:
+        """Send a ping, a pong or a probe to `node` between two frames."""
+        self._computed.offer(Measurement(node, message))
+
+    def pong(self, ping: Ping, received_s: float) -> None:
+        """Answer a ping that came in at `received_s`."""
+        self.measure(ping.node, Message(answer(self.name, ping, received_s)))
+
+    def ping_peers(self) -> None:
+        """Ask every node that sends here for an echo."""
+        for peer in self.links.peers:
+            self.measure(peer, Message(Ping(self.name, time.monotonic_ns())))
+
+    def _unpack(self) -> None:
+        while (arrival := _next(self._arrived)) is not None:
+            work = self._unpack_one(arrival)
+            if work is not None:
+                try:
+                    self._unpacked.put(work)
+                except Closed:
+                    return
+
+    def _unpack_one(self, arrival: Arrival) -> Work | None:
+        """The frame, unpacked; None where it had to be given up."""
+        header = arrival.header
+        if header.model != self.model:
+            self._give_up(header, "model-mismatch", f"{self.name} holds model {self.model}, not {header.model}")
+            return None
+        program = self.epochs.get(header.stream, header.epoch)
+        if program is None or program.hop != header.hop:
+            self._give_up(header, "unknown-epoch", f"{self.name} cannot run epoch {header.epoch}")
+            return None
+        begin = time.monotonic()
+        try:
+            tensors = program.unpack(arrival.message)
+        except (CodecError, WireError) as error:
+            self._give_up(header, _reason(error), str(error))
+            return None
+        spent = time.monotonic() - begin
+        return Work(header, program, tensors, arrival.received_s, unpack_s=spent, busy_s=spent)
+
+    def _compute(self) -> None:
+        while (work := _next(self._unpacked)) is not None:
+            begin = time.monotonic()
+            try:
+                work.tensors = work.program.compute(work.tensors)
+            except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
+                logger.exception("frame %d of %s failed", work.header.frame, work.header.stream)
+                self._give_up(work.header, "compute", str(error).splitlines()[0])
+                continue
+            self.speed.pad(time.monotonic() - begin)
+            work.compute_s = time.monotonic() - begin
+            work.busy_s += work.compute_s
+            try:
+                self._computed.put(work)
+            except Closed:
+                return
+
+    def _send(self) -> None:
+        with self.outlet:
+            while (item := _next(self._computed)) is not None:
+                if isinstance(item, DropNotice):
+                    self._notify(item)
+                elif isinstance(item, Measurement):
+                    self.outlet.measure(item.node, item.message)
+                else:
+                    self._forward(item)
+
+    def _forward(self, work: Work) -> None:
+        header, program = work.header, work.program
+        begin = time.monotonic()
+        try:
+            tensors, buffers = program.pack(work.tensors, header.frame, header.key)
+        except CodecError as error:
+            self._notify(self._notice(header, "codec", str(error)))
+            return
+        now = time.monotonic()
+        hop = Hop(
+            self.name,
+            queue_s=max(0.0, begin - work.received_s - work.busy_s),
+            unpack_s=work.unpack_s,
+            compute_s=work.compute_s,
+            pack_s=now - begin,
+            packed_bytes=sum(tensor.nbytes for tensor in tensors),
+        )
+        self.meter.add(header.stream, header.epoch, hop, now)
+        onward = FrameHeader(
+            header.stream, header.model, header.epoch, header.frame, header.attempt, header.hop + 1,
+            time.monotonic_ns(), tensors, (*header.hops, hop), header.key,
+        )  # fmt: skip
+        if program.is_last and self._deliver is not None:
+            self._deliver(onward, buffers)
+            return
+        try:
+            self.outlet.send(program.plan, program.hop, Message(onward, buffers))
+        except Undeliverable as error:
+            self._notify(self._notice(header, "send-timeout", str(error)))
+
+    def _give_up(self, header: FrameHeader, reason: str, detail: str) -> None:
+        self._computed.offer(self._notice(header, reason, detail))
+
+    def _notice(self, header: FrameHeader, reason: str, detail: str) -> DropNotice:
+        return DropNotice(header.stream, header.epoch, header.frame, header.attempt, self.name, reason, detail[:512])
+
+    def _notify(self, notice: DropNotice) -> None:
+        self.links.refuse(notice.reason)
+        logger.warning("frame %d of %s given up: %s (%s)", notice.frame, notice.stream, notice.reason, notice.detail)
+        self.outlet.notify(notice)
+
+
+def _next(handoff: Handoff[Item]) -> Item | None:
+    """The next item, or None where the hand-over is closed."""
+    try:
+        return handoff.get()
+    except Closed:
+        return None
+
+
+def _reason(error: CodecError | WireError) -> str:
+    if isinstance(error, MissingReference):
+        return "need-key"
+    return "codec" if isinstance(error, CodecError) else "bad-message"

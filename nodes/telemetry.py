@@ -1,0 +1,55 @@
+"""What psutil tells of this process and its machine."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+
+from scheduler.reports import Load
+
+
+class LoadMeter:
+    """Samples the load; each `sample` covers the time since the one before."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process(os.getpid())
+        self._cores = psutil.cpu_count() or 1
+        self._cpu_s = self._own_cpu_s()
+        self._at_s = time.monotonic()
+        psutil.cpu_percent()  # the first call only starts psutil's own interval
+
+    def sample(self) -> Load:
+        """The load since the last call."""
+        now, cpu_s = time.monotonic(), self._own_cpu_s()
+        elapsed = max(now - self._at_s, 1e-3)
+        busy = (cpu_s - self._cpu_s) / elapsed
+        self._at_s, self._cpu_s = now, cpu_s
+        return Load(
+            cores=self._cores,
+            cpu_node=max(0.0, busy),
+            cpu_machine=psutil.cpu_percent() / 100.0,
+            memory_bytes=self._process.memory_info().rss,
+            memory_free_bytes=psutil.virtual_memory().available,
+            temperature_c=_hottest(),
+            battery=_battery(),
+        )
+
+    def _own_cpu_s(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+def _hottest() -> float | None:
+    sensors = getattr(psutil, "sensors_temperatures", None)  # absent on macOS and Windows
+    readings = [entry.current for group in sensors().values() for entry in group] if sensors else []
+    return max(readings, default=None)
+
+
+def _battery() -> float | None:
+    sensor = getattr(psutil, "sensors_battery", None)
+    battery = sensor() if sensor else None
+    if battery is None or battery.power_plugged:
+        return None
+    return float(battery.percent) / 100.0

@@ -1,0 +1,67 @@
+"""Codecs as one end of a link uses them: frame after frame of one tensor, with whatever state the codec keeps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from pipeline.errors import CodecError
+from pipeline.model.graph import TensorSpec
+from pipeline.packing import codec, plain
+from pipeline.packing.codec import Buffer, Codec
+
+__all__ = ["DecoderSession", "EncoderSession", "MissingReference", "open_decoder", "open_encoder", "plain"]
+
+
+class MissingReference(CodecError):
+    """A difference to a frame that this decoder does not hold: the sender must send a key frame."""
+
+
+class EncoderSession(Protocol):
+    """Packs one tensor of successive frames of one plan."""
+
+    def encode(self, tensor: Tensor, spec: TensorSpec, frame: int, key: bool) -> Buffer:
+        """See `Codec.encode`; `key` asks for a buffer that needs no earlier frame."""
+
+
+class DecoderSession(Protocol):
+    """Unpacks one tensor of successive frames of one plan."""
+
+    def decode(self, buffer: Buffer, spec: TensorSpec, frame: int) -> Tensor:
+        """See `Codec.decode`.
+
+        Raises:
+            MissingReference: the buffer needs a frame that is not here.
+        """
+
+
+class _Stateless:
+    """Both ends of a codec that treats every frame alike."""
+
+    def __init__(self, inner: Codec) -> None:
+        self._codec = inner
+
+    def encode(self, tensor: Tensor, spec: TensorSpec, frame: int, key: bool) -> Buffer:
+        return self._codec.encode(tensor, spec)
+
+    def decode(self, buffer: Buffer, spec: TensorSpec, frame: int) -> Tensor:
+        return self._codec.decode(buffer, spec)
+
+
+def open_encoder(name: str) -> EncoderSession:
+    """The sending end of the codec of that name.
+
+    Raises:
+        CodecError: there is none.
+    """
+    return _Stateless(codec.get(name))
+
+
+def open_decoder(name: str) -> DecoderSession:
+    """The receiving end of the codec of that name.
+
+    Raises:
+        CodecError: there is none.
+    """
+    return _Stateless(codec.get(name))

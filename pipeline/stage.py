@@ -1,0 +1,129 @@
+"""One stage of one plan, ready to run: unpack what comes, compute the segment, pack what goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.errors import WireError
+from pipeline.frames.wire import Buffer, FrameHeader, Message, TensorHeader, check_tensors
+from pipeline.model.capture import CapturedModel
+from pipeline.model.graph import Cut, TensorSpec
+from pipeline.model.segment import Segment
+from pipeline.packing.sessions import DecoderSession, EncoderSession, open_decoder, open_encoder
+from pipeline.plan import Plan
+
+RESULT_CODEC = "fp32"
+"""How the network's outputs travel back: exactly."""
+
+Compute = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Tensors that cross the stage's first cut -> tensors that cross its last one."""
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """What one node does to every frame of one plan.
+
+    `unpack`, `compute` and `pack` may each run in a thread of its own, one frame at a time each: the codec
+    sessions hold state, for temporal codecs compare a frame with the one before.
+    """
+
+    plan: Plan
+    hop: int
+    start: Cut
+    end: Cut
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    compute: Compute
+    decoders: dict[str, DecoderSession]
+    encoders: dict[str, EncoderSession]
+
+    @property
+    def codec(self) -> str:
+        """Codec of what the stage sends on."""
+        return _codec(self.plan, self.hop)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage's outputs are the result."""
+        return self.hop == len(self.plan.stages) - 1
+
+    def unpack(self, message: Message) -> dict[str, Tensor]:
+        """Check a frame's message against the plan and decode its tensors.
+
+        Raises:
+            WireError: the header contradicts the plan or the model.
+            CodecError: a buffer that the codec refuses.
+        """
+        check_tensors(message, self.inputs)
+        header = message.header
+        if not isinstance(header, FrameHeader):
+            raise WireError("message", "not a frame")
+        expected = _codec(self.plan, self.hop - 1)
+        for tensor in header.tensors:
+            if tensor.codec != expected:
+                raise WireError(f"tensor {tensor.name!r}", f"packed as {tensor.codec!r}, the plan says {expected!r}")
+        return {
+            spec.name: self.decoders[spec.name].decode(buffer, spec, header.frame)
+            for spec, buffer in zip(self.inputs, message.buffers, strict=True)
+        }
+
+    def pack(
+        self, tensors: dict[str, Tensor], frame: int, key: bool = False
+    ) -> tuple[tuple[TensorHeader, ...], list[Buffer]]:
+        """Encode the stage's outputs.
+
+        Raises:
+            CodecError: NaN or infinity, by tensor name.
+        """
+        buffers: list[Buffer] = [
+            self.encoders[spec.name].encode(tensors[spec.name], spec, frame, key) for spec in self.outputs
+        ]
+        headers = tuple(
+            TensorHeader.of(spec, self.codec, memoryview(buffer).nbytes)
+            for spec, buffer in zip(self.outputs, buffers, strict=True)
+        )
+        return headers, buffers
+
+
+def _codec(plan: Plan, hop: int) -> str:
+    return plan.links[hop].codec if 0 <= hop < len(plan.links) else RESULT_CODEC
+
+
+def prepare(captured: CapturedModel, plan: Plan, hop: int, torch_device: str = "cpu") -> StageProgram:
+    """Build and warm stage number `hop` of `plan`.
+
+    Raises:
+        PlanError: the plan is for another model, or its cuts are not nested.
+        UnknownCut: the plan names a cut that the model does not have.
+        CodecError: the plan names a codec that does not exist, or that cannot carry a tensor of the cut.
+    """
+    plan.check(captured.graph)
+    start, end = plan.span(hop, captured.graph)
+    segment = Segment(captured, start, end, torch_device=torch_device)
+    segment.warm()
+    return assemble(captured, plan, hop, segment.run)
+
+
+def assemble(captured: CapturedModel, plan: Plan, hop: int, compute: Compute) -> StageProgram:
+    """A stage program around `compute`, which runs stage number `hop` in whatever way."""
+    start, end = plan.span(hop, captured.graph)
+    inputs, outputs = _specs(captured, start), _specs(captured, end)
+    return StageProgram(
+        plan,
+        hop,
+        start,
+        end,
+        inputs,
+        outputs,
+        compute,
+        {spec.name: open_decoder(_codec(plan, hop - 1)) for spec in inputs} if hop else {},
+        {spec.name: open_encoder(_codec(plan, hop)) for spec in outputs},
+    )
+
+
+def _specs(captured: CapturedModel, cut: Cut) -> tuple[TensorSpec, ...]:
+    tensors: Sequence[str] = cut.tensors
+    return tuple(captured.graph.tensors[name] for name in tensors)

@@ -1,0 +1,64 @@
+"""A plan written down by hand: where the device's part ends, where the edge's does, and how the links are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.errors import PlanError
+from pipeline.model.graph import INPUT, OUTPUT, Cut, ModelGraph, bits
+from pipeline.plan import Link, Plan, Stage, Tier
+
+
+def plan_of(
+    graph: ModelGraph, stream: str, nodes: Mapping[Tier, str], cut: str = "", codec: str = "fp32", epoch: int = 1
+) -> Plan:
+    """The plan that `--cut` and `--codec` describe.
+
+    Args:
+        graph: the network.
+        stream: the plan's stream.
+        nodes: the node of each tier that takes part; a tier that is absent is skipped.
+        cut: one cut name per link, comma-separated; empty divides the work evenly.
+        codec: one codec for all links, or one per link, comma-separated.
+        epoch: the plan's epoch.
+
+    Raises:
+        UnknownCut: a cut that the model does not have.
+        PlanError: the numbers of cuts, codecs and links do not match, or the cuts are not nested.
+    """
+    tiers = [tier for tier in Tier if tier in nodes]
+    links = len(tiers) - 1
+    cuts = [graph.cut(name.strip()) for name in cut.split(",")] if cut else even_cuts(graph, links)
+    codecs = [name.strip() for name in codec.split(",")]
+    codecs = codecs * links if len(codecs) == 1 else codecs
+    if len(cuts) != links or len(codecs) != links:
+        raise PlanError(
+            f"plan for {' -> '.join(tiers)}", f"{len(cuts)} cuts and {len(codecs)} codecs for {links} links",
+            "give one cut per link, and one codec for all links or one per link",
+        )  # fmt: skip
+    ends = [*(each.name for each in cuts), OUTPUT]
+    stages = tuple(Stage(tier, nodes[tier], until) for tier, until in zip(tiers, ends, strict=True))
+    plan = Plan(epoch, stream, graph.fingerprint, stages, tuple(Link(name) for name in codecs))
+    plan.check(graph)
+    return plan
+
+
+def even_cuts(graph: ModelGraph, count: int, shares: Sequence[float] = ()) -> list[Cut]:
+    """Cuts that divide the work as wanted, each chosen for the fewest bytes near its place.
+
+    Args:
+        graph: the network.
+        count: number of cuts.
+        shares: for each cut, the share of all work before it; empty for even parts.
+    """
+    inner = [each for each in graph.cuts if each.name not in (INPUT, OUTPUT)]
+    done = {each.index: sum(graph.blocks[index].flops for index in bits(each.mask)) for each in inner}
+    slack = graph.flops / (4 * (count + 1))
+    chosen: list[Cut] = []
+    for number in range(count):
+        target = graph.flops * (shares[number] if shares else (number + 1) / (count + 1))
+        behind = [each for each in inner if not chosen or chosen[-1].before(each)]
+        nearest = min(abs(done[each.index] - target) for each in behind)
+        near = [each for each in behind if abs(done[each.index] - target) <= max(slack, nearest)]
+        chosen.append(min(near, key=graph.cut_bytes))
+    return chosen
