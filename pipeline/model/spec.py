@@ -7,6 +7,7 @@ A spec is `package.module:factory`, the path of a `.pt2` file, or `builtin`. A n
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import importlib
 import os
@@ -71,7 +72,7 @@ def load_model(
         spec: see the module's docstring. `package.module` is also looked for in the working directory.
         weights: a state dict, bare or under the key `state_dict`, its keys with or without a leading `module.`.
         preprocess: wins over what the network carries.
-        labels: a text file, the name of class i in line i; wins over what the network carries.
+        labels: class names, see `read_labels`; wins over what the network carries.
 
     Raises:
         ModelError: the spec, the weights or the labels cannot be read or do not fit.
@@ -143,15 +144,24 @@ def _check_fit(network: nn.Module, state: dict[str, Tensor], thing: str) -> None
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names, one a line.
+    """Class names: one a line, or in a `.csv` with a header, columns `index` or `class_index`, and `name` or
+    `class_name`; classes that such a file leaves out are called by their index.
 
     Raises:
         ModelError: the file cannot be read.
     """
+    mend = "give one name a line, or a CSV with the columns index and name"
     try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"labels {path}", f"cannot be read ({error})", "give a text file, one name a line") from error
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix != ".csv":
+                return tuple(line.strip() for line in file if line.strip())
+            rows = list(csv.DictReader(file))
+        names = {int(row.get("class_index") or row["index"]): row.get("class_name") or row["name"] for row in rows}
+    except (OSError, ValueError, csv.Error) as error:
+        raise ModelError(f"labels {path}", f"cannot be read ({error})", mend) from error
+    except KeyError as error:
+        raise ModelError(f"labels {path}", f"has no column {error}", mend) from error
+    return tuple(names.get(index, str(index)) for index in range(max(names, default=-1) + 1))
 
 
 def save_pt2(plain: PlainModel, path: Path) -> None:
