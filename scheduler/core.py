@@ -31,7 +31,7 @@ from scheduler.outlook import Outlook, demand_of, routes
 from scheduler.planning import PlanDesk, PlanningConfig
 from scheduler.policy import PolicyConfig, SwitchPolicy
 from scheduler.probing import ProbeConfig, Prober
-from scheduler.registry import MAX_STREAMS_PER_NODE, Heard, NodeRecord, Registry
+from scheduler.registry import MAX_STREAMS_PER_NODE, MISSED_HEARTBEATS, Heard, NodeRecord, Registry
 from scheduler.reports import PROTOCOL_VERSION, Report, StreamReport
 from scheduler.sharing import Demand, usage_of
 from scheduler.streams import (
@@ -171,15 +171,13 @@ class SchedulerCore:
             if estimator is not None and estimator.add(link, now):
                 self._hurry({link.peer, record.name})
         record.slowdown.add_load(report.load.cpu_machine, report.load.cpu_node, report.load.cores)
-        record.usage = usage_of(report)
-        counted: dict[tuple[str, int], int] = {}
+        counted = {(stage.stream, stage.epoch): stage.frames for stage in report.stages}
+        moving = {key for key, frames in counted.items() if frames > record.frames.get(key, 0)}
         for stage in report.stages:
-            key = (stage.stream, stage.epoch)
-            counted[key] = stage.frames
-            if stage.frames > record.frames.get(key, 0):
+            if (stage.stream, stage.epoch) in moving:
                 predicted = self._predicted_s(stage.stream, stage.epoch, record.name)
                 record.slowdown.add_stage(stage.compute_s.window, predicted or 0.0, now)
-        record.frames = counted
+        record.frames, record.usage = counted, usage_of(report, moving)
         for ready in report.epochs:
             state = self.streams.get(ready.stream)
             if state is not None:
@@ -316,17 +314,26 @@ class SchedulerCore:
     def _lose(self, node: str, reason: str, now: float) -> None:
         """What was in the node is gone: streams that pass through it fall back, those that were about to, stay."""
         for state in self.streams.values():
-            if node == state.device:
-                continue
-            if state.involves(node):
-                state.urgent, state.advised_for = True, None
-            if state.lose(node):
-                plan = state.fall_back(f"node {node} {reason}", now)
-                state.policy.switched(now, forced=True)
-                self._note(about(state, "fallback", f"node {node} {reason}", now, plan))
-            elif state.prepared is not None and node in state.prepared.plan.nodes and not state.prepared.committed:
-                self._note(about(state, "abandon", f"node {node} {reason}", now, state.prepared.plan))
-                state.abandon(now, ban=False)
+            if node != state.device and state.involves(node):
+                self._lose_in(state, node, reason, now)
+
+    def _lose_in(self, state: StreamState, node: str, reason: str, now: float) -> None:
+        state.urgent, state.advised_for = True, None
+        if state.lose(node):
+            plan = state.fall_back(f"node {node} {reason}", now)
+            state.policy.switched(now, forced=True)
+            self._note(about(state, "fallback", f"node {node} {reason}", now, plan))
+        elif state.prepared is not None and node in state.prepared.plan.nodes and not state.prepared.committed:
+            self._note(about(state, "abandon", f"node {node} {reason}", now, state.prepared.plan))
+            state.abandon(now, ban=False)
+
+    def _lose_absent(self, state: StreamState, now: float) -> None:
+        """A scheduler that has just started may find plans with nodes that died before it could hear of them."""
+        if now - state.first_seen_s < MISSED_HEARTBEATS * self.config.heartbeat_s:
+            return
+        for node in state.heading.nodes:
+            if not self.registry.usable(node):
+                self._lose_in(state, node, "has not been heard of", now)
 
     def _hurry(self, nodes: set[str]) -> None:
         """Plan the streams that these nodes matter to at once."""
@@ -347,6 +354,7 @@ class SchedulerCore:
             if self.registry.get(state.device) is None:
                 self._forget(state, "has lost its device", now)
             elif self.registry.usable(state.device):
+                self._lose_absent(state, now)
                 self._advance(state, now)
         beat = now - self._beat_s >= self.config.heartbeat_s - 1e-6
         outlook = self._outlook(now)

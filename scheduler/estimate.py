@@ -58,6 +58,8 @@ class Estimate:
     """Standard deviation of the natural logarithm of `value`, over the next `HORIZON_S`."""
     age_s: float
     """Since the latest sample."""
+    noise: float = 0.0
+    """The part of `uncertainty` that more samples of the same level would take away."""
 
     def quantile(self, deviations: float) -> float:
         """The value this many standard deviations up (or down, where negative)."""
@@ -140,8 +142,9 @@ class RatioTracker:
         if self._sum.count == 0.0:
             return None
         age_s = max(0.0, now - self._seen_s)
-        variance = self._variance / max(1.0, self._sum.count) + self._drift * (HORIZON_S + age_s)
-        return Estimate(self._sum.ratio, min(MAX_UNCERTAINTY, math.sqrt(variance)), age_s)
+        sampling = self._variance / max(1.0, self._sum.count)
+        variance = sampling + self._drift * (HORIZON_S + age_s)
+        return Estimate(self._sum.ratio, min(MAX_UNCERTAINTY, math.sqrt(variance)), age_s, math.sqrt(sampling))
 
     def _add(self, top: float, bottom: float, now: float) -> bool:
         log = math.log(top / bottom)

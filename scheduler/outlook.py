@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.plan import Tier
+from pipeline.plan import Plan, Tier
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.registry import NodeRecord, Registry
 from scheduler.sharing import LEAST_SHARE, Demand, link_share, node_share, sent_bps
@@ -83,6 +83,13 @@ class Outlook:
             loads={each.name: self._load(state, each, others) for each in nodes},
             current=state.current,
         )
+
+    def noise(self, *plans: Plan) -> float:
+        """The largest sampling noise among the links that the plans use."""
+        hops = {hop for plan in plans for hop in itertools.pairwise(plan.nodes)}
+        found = (self.registry.link(*hop) for hop in hops)
+        seen = (each.goodput(self.now) for each in found if each is not None)
+        return max((each.noise for each in seen if each is not None), default=0.0)
 
     def _links(
         self, state: StreamState, names: Iterable[LinkName], others: list[Demand]

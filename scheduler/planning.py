@@ -69,7 +69,7 @@ class PlanDesk:
         if same(advice.plan, state.current) or state.banned(advice.plan, outlook.now):
             state.policy.kept()
             return
-        self._offer(state, advice, world, outlook.now)
+        self._offer(state, advice, world, outlook)
 
     def _advice(self, state: StreamState, world: World, now: float) -> Advice | None:
         """The planner's answer; the one before, where its world is the same still."""
@@ -83,19 +83,20 @@ class PlanDesk:
             self._complain(state, str(error), now)
         return state.advice
 
-    def _offer(self, state: StreamState, advice: Advice, world: World, now: float) -> None:
+    def _offer(self, state: StreamState, advice: Advice, world: World, outlook: Outlook) -> None:
         """Let the policy decide on another plan than the running one."""
-        figures = _figures(advice, world.links)
+        now, figures = outlook.now, _figures(advice, world.links)
         if advice.current_cost is None:
             state.policy.switched(now, forced=True)
             self._prepare(state, advice.plan, "the running plan cannot go on", figures, now)
             return
         found = gain(state.settings.objective, advice.current_cost, advice.cost, world.fps)
-        verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken), now)
+        noise = outlook.noise(state.current, advice.plan)
+        verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken, noise), now)
         figures |= {"gain": min(found.ratio, MAX_FIGURE), "threshold": verdict.threshold}
         forced = bool(advice.current_broken) and not advice.broken
         if verdict.switch and (forced or len(state.draining) < MAX_DRAINING):
-            state.policy.switched(now, forced=forced)
+            state.policy.switched(now, found.ratio, forced=forced)
             self._prepare(state, advice.plan, verdict.reason, figures, now, found)
         elif signature(advice.plan) != state.kept:
             state.kept = signature(advice.plan)

@@ -23,6 +23,8 @@ class PolicyConfig:
 
     margin: float = 0.10
     """A plan has to be better by this share."""
+    noise_margin: float = 2.0
+    """And by this many standard deviations of what is only the estimates' sampling noise."""
     dwell_s: float = 3.0
     """No plan is left earlier than this for a gain below `large_gain`."""
     confirm_s: float = 1.0
@@ -30,8 +32,10 @@ class PolicyConfig:
     large_gain: float = 1.5
     """From this ratio on a change is no noise: neither dwell nor confirmation is asked for."""
     step: float = 0.10
-    """Added to the margin for every switch within `memory_s`."""
-    memory_s: float = 60.0
+    """Added to the margin for every switch for a gain below `large_gain` within `memory_s`."""
+    memory_s: float = 300.0
+    forced_memory_s: float = 60.0
+    """A switch that was forced doubles the dwell time for this long."""
     max_dwell_s: float = 30.0
 
 
@@ -52,6 +56,8 @@ class Offer:
     current_broken: str = ""
     """The bound that the current plan breaks, or empty."""
     candidate_broken: str = ""
+    noise: float = 0.0
+    """Log deviation of the links' estimates about their levels, from the number of samples alone."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,14 @@ class SwitchPolicy:
 
     def __init__(self, config: PolicyConfig | None = None) -> None:
         self.config = config or PolicyConfig()
-        self._switches: deque[tuple[float, bool]] = deque(maxlen=32)
+        self._small: deque[float] = deque(maxlen=32)
+        self._forced: deque[float] = deque(maxlen=32)
+        self._latest_s = -math.inf
         self._better_since_s: float | None = None
 
     def judge(self, offer: Offer, now: float) -> Verdict:
         """Whether to switch to the candidate."""
-        recent = self._recent(now)
-        threshold = 1.0 + self.config.margin + self.config.step * recent
+        threshold = self._threshold(offer, now)
         large = max(self.config.large_gain, threshold)
         if offer.current_broken and not offer.candidate_broken:
             return Verdict(True, f"{offer.current_broken} is broken", 0.0)
@@ -95,32 +102,37 @@ class SwitchPolicy:
         """No better plan is on offer: a gain that shows again has to last anew."""
         self._better_since_s = None
 
-    def switched(self, now: float, *, forced: bool = False) -> None:
+    def switched(self, now: float, ratio: float = math.inf, *, forced: bool = False) -> None:
         """A switch was decided.
 
         Args:
             now: when.
+            ratio: the gain that was hoped for.
             forced: whether a broken bound or a lost node forced it: the way back then takes twice the dwell time.
         """
-        self._switches.append((now, forced))
-        self._better_since_s = None
+        self._latest_s = now
+        if forced:
+            self._forced.append(now)
+        elif ratio < self.config.large_gain:
+            self._small.append(now)
+        self.kept()
 
     def _keep(self, reason: str, threshold: float) -> Verdict:
         self.kept()
         return Verdict(False, reason, threshold)
 
-    def _recent(self, now: float) -> int:
-        return sum(1 for at, forced in self._switches if now - at < self.config.memory_s and not forced)
+    def _threshold(self, offer: Offer, now: float) -> float:
+        small = sum(1 for at in self._small if now - at < self.config.memory_s)
+        return 1.0 + max(self.config.margin, self.config.noise_margin * offer.noise) + self.config.step * small
 
     def _wait_s(self, now: float, large: bool) -> float:
-        forced = sum(1 for at, by_force in self._switches if by_force and now - at < self.config.memory_s)
-        dwell_s = min(self.config.max_dwell_s, self.config.dwell_s * 2.0**forced)
-        latest = max((at for at, _ in self._switches), default=-math.inf)
+        forced = sum(1 for at in self._forced if now - at < self.config.forced_memory_s)
         if large and not forced:
             return 0.0
+        dwell_s = min(self.config.max_dwell_s, self.config.dwell_s * 2.0**forced)
         since = now if self._better_since_s is None else self._better_since_s
         confirmed = 0.0 if large else since + self.config.confirm_s - now
-        return max(latest + dwell_s - now, confirmed)
+        return max(self._latest_s + dwell_s - now, confirmed)
 
 
 NEAR = 0.02

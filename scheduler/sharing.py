@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.plan import Plan
@@ -23,12 +23,18 @@ class Demand:
     """Bits a second on each link."""
 
 
-def usage_of(report: Report) -> dict[str, float]:
-    """Share of the reporting node's time that each stream takes: frames a second times seconds a frame."""
+def usage_of(report: Report, moving: Container[tuple[str, int]]) -> dict[str, float]:
+    """Share of the reporting node's time that each stream takes: frames a second times seconds a frame.
+
+    Args:
+        report: the node's.
+        moving: streams and epochs of which frames were computed since the report before; the figures of all
+            others are of the past.
+    """
     usage: dict[str, float] = {}
     for stage in report.stages:
         busy = stage.fps.window * (stage.compute_s.window + stage.unpack_s.window + stage.pack_s.window)
-        if busy > 0.0:
+        if busy > 0.0 and (stage.stream, stage.epoch) in moving:
             usage[stage.stream] = min(1.0, usage.get(stage.stream, 0.0) + busy)
     return usage
 

@@ -123,6 +123,13 @@ class StreamState:
             plans.append(self.prepared.plan)
         return plans
 
+    @property
+    def heading(self) -> Plan:
+        """The plan that the next frames are stamped with: the committed one, as soon as the device hears of it."""
+        if self.prepared is not None and self.prepared.committed:
+            return self.prepared.plan
+        return self.current
+
     def involves(self, node: str) -> bool:
         """Whether a plan that must stay runnable has a stage on the node (or tiles, if it is a worker)."""
         return any(node in participants(plan) for plan in self.plans)
@@ -273,9 +280,7 @@ class StreamState:
             return False
         self.lost[node] = self.highest_epoch
         self.changed = True
-        committed = self.prepared is not None and self.prepared.committed
-        heading = self.prepared.plan if self.prepared is not None and committed else self.current
-        return node in heading.nodes
+        return node in self.heading.nodes
 
     def _supersede(self) -> None:
         if self.prepared is not None and self.prepared.committed:
