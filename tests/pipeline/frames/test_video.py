@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,3 +160,16 @@ def test_closing_wakes_a_source_that_waits_to_try_again(tmp_path: Path) -> None:
     source.close()
     reader.join(20)
     assert not reader.is_alive()
+
+
+def test_a_telephone_held_upright_gives_upright_pictures(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.mp4", 3)
+    upright = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    on_its_side = struct.pack(">9I", 0, 0x10000, 0, 0xFFFF0000, 0, 0, 0, 0, 0x40000000)  # shown 90 degrees clockwise
+    data = path.read_bytes()
+    header = data.index(b"tkhd")
+    assert upright in data[header:]
+    path.write_bytes(data[:header] + data[header:].replace(upright, on_its_side, 1))
+    picture = next(open_source(str(path)).frames()).rgb
+    assert picture.shape == (96, 64, 3) and picture.flags.c_contiguous
+    assert picture[:40].mean() > picture[56:].mean() + 40  # the bright left half is on top now
