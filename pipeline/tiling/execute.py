@@ -1,0 +1,262 @@
+"""Fused stacks: cut the inputs into tiles, compute a tile, merge the outputs."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from pipeline.errors import PlanError
+from pipeline.model import layouts
+from pipeline.model.capture import CapturedModel
+from pipeline.model.graph import Cut, ModelGraph
+from pipeline.model.layouts import Layout as MemoryLayout
+from pipeline.model.segment import fastest_layout
+from pipeline.plan import TilePlan, TileStack
+from pipeline.tiling.analysis import demand, require_stack
+from pipeline.tiling.operators import Layout
+from pipeline.tiling.program import TileProgram
+from pipeline.tiling.regions import Region, boundaries, grid
+from pipeline.tiling.writers import write_tile
+
+PROGRAMS_KEPT = 32
+"""Compiled tiles that a stack keeps; the one unused for longest goes first. A 4x4 grid and its successor fit."""
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What runs a tile, and the inputs that it takes."""
+
+    module: fx.GraphModule
+    needed: dict[str, Region]
+
+
+class TiledStack:
+    """The blocks between two cuts, computed tile by tile.
+
+    Safe to run from several threads at once. The weights are those of the model's segments, not copies of them.
+
+    Args:
+        captured: the model.
+        start: where the stack begins.
+        end: where it ends; all maps that the stack makes there have the same height and width.
+        layout: how to run it; None takes what is fastest for the whole model (see `Segment`).
+
+    Raises:
+        PlanError: a block between the cuts cannot be tiled, or the maps at the end differ in size.
+    """
+
+    def __init__(self, captured: CapturedModel, start: Cut, end: Cut, *, layout: MemoryLayout | None = None) -> None:
+        self.captured, self.start, self.end = captured, start, end
+        self.analysis = require_stack(captured, start, end)
+        self.layout = layout or fastest_layout(captured, torch.device("cpu"))
+        blocks = captured.graph.between(start, end)
+        self.members = self.analysis.nodes(blocks)
+        self.makes = self.analysis.makes(start, end)
+        """Tensors that tiles give; what else crosses `end` crosses `start` too, and is not touched."""
+        self.reads = tuple(name for name in start.tensors if any(name in block.inputs for block in blocks))
+        """Tensors that tiles need."""
+        self._programs: OrderedDict[Region, _Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"tile stack {self.start.name}..{self.end.name}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the maps at the end."""
+        layout = self._layout(self.makes[0])
+        if layout is None:
+            raise PlanError(self.label, "makes no map")
+        return layout.height, layout.width
+
+    def regions(self, rows: Sequence[float], columns: Sequence[float]) -> tuple[Region, ...]:
+        """The tiles of a grid given by shares of height and width, row-major.
+
+        Raises:
+            PlanError: the shares are not positive numbers that sum to 1, or are more than there are rows or columns.
+        """
+        height, width = self.size
+        return grid(boundaries(rows, height), boundaries(columns, width))
+
+    def needed(self, region: Region) -> dict[str, Region]:
+        """The region of each tensor of `reads` that a tile needs; one without rows and columns is needed whole.
+
+        Raises:
+            PlanError: the region is not inside of the maps at the end.
+        """
+        demanded = self._demand(region)
+        return {name: demanded[self.analysis.node(name)] for name in self.reads if self._is_needed(name, demanded)}
+
+    def split(self, inputs: Mapping[str, Tensor], regions: Sequence[Region]) -> list[dict[str, Tensor]]:
+        """Inputs of each tile, as views of the tensors that cross `start`: nothing is copied."""
+        return [{name: self.crop(name, inputs[name], part) for name, part in self.needed(r).items()} for r in regions]
+
+    def crop(self, name: str, tensor: Tensor, region: Region) -> Tensor:
+        """The region of a tensor, as a view."""
+        layout = self._layout(name)
+        if layout is None:
+            return tensor
+        rows = tensor.narrow(layout.row_axis, region.rows.start, region.rows.size)
+        return rows.narrow(layout.column_axis, region.columns.start, region.columns.size)
+
+    def run_tile(self, region: Region, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute one tile.
+
+        Args:
+            region: of the maps at the end.
+            inputs: the regions of `needed(region)`, each a tensor (N, ...) of just that size.
+
+        Returns:
+            The region of every tensor of `makes`.
+
+        Raises:
+            PlanError: an input is missing, or has another size than the region needs.
+        """
+        compiled = self._program(region)
+        with torch.inference_mode():
+            given = [self._placed(name, inputs, part) for name, part in compiled.needed.items()]
+            return dict(zip(self.makes, compiled.module(*given), strict=True))
+
+    def merge(self, regions: Sequence[Region], tiles: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Put tiles together that cover the maps: the tensors of `makes`, complete."""
+        return {name: self._merge_one(name, regions, [tile[name] for tile in tiles]) for name in self.makes}
+
+    def run(self, inputs: Mapping[str, Tensor], regions: Sequence[Region]) -> dict[str, Tensor]:
+        """Split, compute all tiles one after the other here, merge; the tensors of `end`."""
+        parts = self.split(inputs, regions)
+        made = self.merge(regions, [self.run_tile(r, part) for r, part in zip(regions, parts, strict=True)])
+        return self.complete(inputs, made)
+
+    def complete(self, inputs: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every tensor of `end`: what the tiles made, and what crosses both cuts."""
+        return {name: made[name] if name in made else inputs[name] for name in self.end.tensors}
+
+    def warm(self, region: Region, runs: int = 2) -> None:
+        """Write the program of a tile and run it on zeros, so that its first frame finds everything ready."""
+        tensors = self.captured.graph.tensors
+        zeros = {
+            name: self.crop(name, torch.zeros(tensors[name].shape, dtype=getattr(torch, tensors[name].dtype)), part)
+            for name, part in self.needed(region).items()
+        }
+        for _ in range(runs):
+            self.run_tile(region, zeros)
+
+    def _merge_one(self, name: str, regions: Sequence[Region], parts: Sequence[Tensor]) -> Tensor:
+        layout = self._layout(name)
+        if layout is None:
+            return parts[0]
+        shape = list(parts[0].shape)
+        shape[layout.row_axis], shape[layout.column_axis] = layout.height, layout.width
+        format_ = self.layout.memory_format if len(shape) == 4 else torch.contiguous_format
+        whole = torch.empty(shape, dtype=parts[0].dtype, memory_format=format_)
+        for region, part in zip(regions, parts, strict=True):
+            self.crop(name, whole, region).copy_(part)
+        return whole
+
+    def _layout(self, name: str) -> Layout | None:
+        return self.analysis.layout(name)
+
+    def _is_needed(self, name: str, demanded: Mapping[fx.Node, Region]) -> bool:
+        return self.analysis.node(name) in demanded
+
+    def _demand(self, region: Region) -> dict[fx.Node, Region]:
+        height, width = self.size
+        if (
+            region.rows.start < 0
+            or region.columns.start < 0
+            or region.rows.stop > height
+            or region.columns.stop > width
+        ):
+            raise PlanError(self.label, f"tile {region} is not inside of {height}x{width}")
+        wanted = {self.analysis.node(name): region for name in self.makes}
+        return demand(self.analysis.operators, self.members, wanted)
+
+    def _placed(self, name: str, inputs: Mapping[str, Tensor], needed: Region) -> Tensor:
+        if name not in inputs:
+            raise PlanError(self.label, f"not given {name}", f"it needs {', '.join(self.reads)}")
+        tensor, layout = inputs[name], self._layout(name)
+        sizes = (needed.rows.size, needed.columns.size)
+        if layout is not None and (tensor.shape[layout.row_axis], tensor.shape[layout.column_axis]) != sizes:
+            got = "x".join(str(size) for size in tensor.shape)
+            raise PlanError(self.label, f"given {name} of {got}, where the tile needs {sizes[0]}x{sizes[1]}")
+        return tensor.contiguous(memory_format=self.layout.memory_format) if tensor.dim() == 4 else tensor
+
+    def _program(self, region: Region) -> _Compiled:
+        with self._lock:
+            if region in self._programs:
+                self._programs.move_to_end(region)
+                return self._programs[region]
+        built = self._build(region)
+        with self._lock:
+            self._programs[region] = built
+            while len(self._programs) > PROGRAMS_KEPT:
+                self._programs.popitem(last=False)
+        return built
+
+    def _build(self, region: Region) -> _Compiled:
+        program = TileProgram(self.analysis.operators, self.captured.weight)
+        wanted = {self.analysis.node(name): region for name in self.makes}
+        outputs = write_tile(program, self.members, self._demand(region), wanted)
+        needed = self.needed(region)
+        placeholders = {name: program.values[self.analysis.node(name)].node for name in needed}
+        return _Compiled(self._lower(program, placeholders, list(outputs.values())), needed)
+
+    def _lower(self, program: TileProgram, inputs: Mapping[str, fx.Node], outputs: Sequence[fx.Node]) -> fx.GraphModule:
+        """Turn a tile's operators into what runs, with the prepared weights of the model's segments."""
+        graph, constants = fx.Graph(), {}  # type: tuple[fx.Graph, dict[str, object]]
+        nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+        kept = frozenset([*outputs, *(source for node in nodes for source in node.all_input_nodes if _is_view(node))])
+
+        def weight(node: fx.Node, purpose: str) -> tuple[str, Tensor]:
+            target = str(node.target)
+            if target in program.tensors:
+                return target, program.tensors[target]
+            return self._weight(node, purpose)
+
+        lowering = layouts.Lowering(self.layout, graph, weight, constants, kept)
+        for name, node in inputs.items():
+            lowering.env[node] = graph.placeholder(name)
+        lowering.emit_all(nodes)
+        graph.output(tuple(lowering.env[node] for node in outputs))
+        return fx.GraphModule(constants, graph)
+
+    def _weight(self, node: fx.Node, purpose: str) -> tuple[str, Tensor]:
+        """A prepared weight: packed for the complete map, whose packing serves its tiles too, so it is held once."""
+        captured, origin = self.captured, node.meta["origin"]
+        plain = purpose == "plain"
+        if not plain:
+            purpose = layouts._packing(origin)
+        device = torch.device("cpu")
+        key = (device, self.layout if plain else MemoryLayout.ONEDNN, node.target, purpose)
+        with captured.lock:
+            if key not in captured.prepared:
+                source = getattr(captured.module, str(node.target))
+                captured.prepared[key] = layouts.prepare(source, purpose, self.layout, device)
+        return (str(node.target) if plain else f"{node.target}_{origin.name}"), captured.prepared[key]
+
+
+def _is_view(node: fx.Node) -> bool:
+    return node.target in (torch.ops.aten.slice.Tensor, torch.ops.aten.reshape.default)
+
+
+def stacks_of(captured: CapturedModel, tiles: TilePlan, start: Cut) -> tuple[tuple[TiledStack, TileStack], ...]:
+    """The fused stacks of a tile plan, from where the edge stage starts.
+
+    Raises:
+        PlanError: a stack of the plan cannot be tiled.
+        UnknownCut: the plan names a cut that the model does not have.
+    """
+    graph: ModelGraph = captured.graph
+    found = []
+    for stack in tiles.stacks:
+        end = graph.cut(stack.until)
+        found.append((TiledStack(captured, start, end), stack))
+        start = end
+    return tuple(found)
