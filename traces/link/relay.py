@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.001
 """Shortest sleep while bytes wait: the accuracy of departures, and the bound on wake-ups."""
+TURN_BYTES = 16 * BLOCK_BYTES
+"""Most that one connection is read before the next has its turn: ten milliseconds of the fastest links."""
 SMALL_BUFFER_BPS = 100e6
 """Up to this rate the kernel's socket buffers are set small, or they would be a second, hidden queue."""
 SMALL_BUFFER_S = 0.01
@@ -217,7 +219,7 @@ class Relay:
     def _read(self, connection: Connection, direction: Direction, flow: Flow) -> None:
         now_s = time.monotonic()
         direction.queue.advance(now_s)
-        limit = min(direction.queue.room_bytes, 2 * BLOCK_BYTES)
+        limit = min(direction.queue.room_bytes, TURN_BYTES)
         while limit > 0:
             nbytes = flow.read(limit)
             if nbytes is None:
