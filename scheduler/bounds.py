@@ -35,8 +35,6 @@ class Figures(Protocol):
     @property
     def bytes(self) -> Floats: ...
     @property
-    def bytes_per_s(self) -> Floats: ...
-    @property
     def drop(self) -> Floats:
         """NaN or infinite where unknown."""
 
@@ -55,7 +53,6 @@ class PlanFigures:
     latency_s: Floats
     period_s: Floats
     bytes: Floats
-    bytes_per_s: Floats
     drop: Floats
     cloud_s: Floats
     energy_j: Floats
@@ -75,19 +72,12 @@ class Bound:
 
     def keeps(self, figures: Figures) -> Bools:
         """Where the bound is kept; unknown (NaN) figures break it."""
-        return np.asarray(self.measure(figures) <= self.limit * (1 + SLACK) + 1e-15)
+        return self.measure(figures) <= self.limit * (1 + SLACK) + 1e-15
 
     def excess(self, figures: Figures) -> Floats:
         """How far above the limit, in units of the scale; infinite where unknown."""
         over = np.maximum(self.measure(figures) - self.limit, 0.0) / self.scale
         return np.where(np.isnan(over), np.inf, over)
-
-
-def rate(problem: Problem, nbytes: Floats, period_s: Floats) -> Floats:
-    """Bytes per second: at the source's rate, or at the plan's own where the source has none."""
-    if problem.fps is not None:
-        return nbytes * problem.fps
-    return np.divide(nbytes, period_s, out=np.zeros(np.shape(nbytes)), where=np.asarray(nbytes) > 0)
 
 
 def figures_of(problem: Problem, cost: Cost) -> PlanFigures:
@@ -97,7 +87,6 @@ def figures_of(problem: Problem, cost: Cost) -> PlanFigures:
         latency_s=np.asarray(cost.latency_s),
         period_s=period,
         bytes=nbytes,
-        bytes_per_s=rate(problem, nbytes, period),
         drop=np.asarray(np.nan if cost.accuracy_drop is None else cost.accuracy_drop),
         cloud_s=np.asarray(cost.cloud_busy_s),
         energy_j=np.asarray(cost.energy_j or 0.0),
@@ -113,25 +102,37 @@ def measure_of(problem: Problem, goal: Goal) -> Callable[[Figures], Floats]:
     """
     if goal is Goal.ENERGY and problem.power is None:
         raise ConfigError("goal energy", "no power figure of the device", "give its watts while it computes")
-    floor = 0.0 if problem.fps is None else 1.0 / problem.fps
-    return {
-        Goal.THROUGHPUT: lambda figures: np.maximum(figures.period_s, floor),
-        Goal.LATENCY: lambda figures: figures.latency_s,
-        Goal.BYTES: lambda figures: figures.bytes,
-        Goal.CLOUD: lambda figures: figures.cloud_s,
-        Goal.ENERGY: lambda figures: figures.energy_j,
-    }[goal]
+    if goal is Goal.THROUGHPUT and problem.fps is not None:
+        floor = 1.0 / problem.fps
+        return lambda figures: np.maximum(figures.period_s, floor)
+    return _FIGURE_OF[goal]
+
+
+_FIGURE_OF: dict[Goal, Callable[[Figures], Floats]] = {
+    Goal.THROUGHPUT: lambda figures: figures.period_s,
+    Goal.LATENCY: lambda figures: figures.latency_s,
+    Goal.BYTES: lambda figures: figures.bytes,
+    Goal.CLOUD: lambda figures: figures.cloud_s,
+    Goal.ENERGY: lambda figures: figures.energy_j,
+}
 
 
 def bounds_of(problem: Problem) -> tuple[Bound, ...]:
-    """The bounds of a problem's objective, privacy apart (see `leaves_device`, `leaves_edge`)."""
+    """The bounds of a problem's objective, privacy apart (see `leaves_device`, `leaves_edge`).
+
+    Bytes per second are bytes per frame at the source's rate, or at the rate that is asked for: at a plan's own rate,
+    a plan could keep the bound by being slow.
+
+    Raises:
+        ConfigError: a bound on bytes per second, and neither rate is known.
+    """
     asked = problem.objective
     period = None if asked.min_fps is None else 1.0 / asked.min_fps
     every: list[tuple[str, Callable[[Figures], Floats], float | None]] = [
         ("max_latency_s", lambda figures: figures.latency_s, asked.max_latency_s),
         ("max_drop", lambda figures: figures.drop, asked.max_drop),
         ("min_fps", lambda figures: figures.period_s, period),
-        ("max_bytes_per_s", lambda figures: figures.bytes_per_s, asked.max_bytes_per_s),
+        ("max_bytes_per_s", lambda figures: figures.bytes, _bytes_per_frame(problem)),
         ("max_device_bytes", lambda figures: figures.memory_bytes, asked.max_device_bytes),
     ]
     return tuple(
@@ -139,6 +140,15 @@ def bounds_of(problem: Problem) -> tuple[Bound, ...]:
         for name, measure, limit in every
         if limit is not None
     )
+
+
+def _bytes_per_frame(problem: Problem) -> float | None:
+    asked, fps = problem.objective, problem.fps or problem.objective.min_fps
+    if asked.max_bytes_per_s is None:
+        return None
+    if fps is None:
+        raise ConfigError("bound max_bytes_per_s", "the frame rate is not known", "give the source's rate, or min_fps")
+    return asked.max_bytes_per_s / fps
 
 
 def leaves_device(graph: ModelGraph, private_until: str | None) -> Bools:
@@ -162,7 +172,9 @@ def leaves_device(graph: ModelGraph, private_until: str | None) -> Bools:
 
 def leaves_edge(graph: ModelGraph, pictures_stay: bool) -> Bools:
     """For each cut, whether what crosses it may go to the cloud."""
-    return np.array([not pictures_stay or INPUT not in cut.tensors for cut in graph.cuts])
+    if not pictures_stay:
+        return np.ones(len(graph.cuts), dtype=np.bool_)
+    return np.array([INPUT not in cut.tensors for cut in graph.cuts])
 
 
 def ancestors(graph: ModelGraph, block: int) -> int:

@@ -39,35 +39,21 @@ class Packed:
 
 @dataclass(frozen=True)
 class Crossing:
-    """What it takes to get the tensors of a cut over a link: of one choice, or of many (arrays of one shape)."""
+    """What packing for a link takes on both sides: of one choice, or of many (arrays of one shape)."""
 
     encode_s: Floats
-    transfer_s: Floats
     decode_s: Floats
     encode_drag_s: Floats
     """By which packing slows the sender's compute."""
     decode_drag_s: Floats
-    rtt_s: float
 
 
 def crossing(problem: Problem, hop: Hop, packed: Packed) -> Crossing:
-    """Cost of a link.
-
-    Raises:
-        KeyError: the problem has no such link.
-    """
-    link = problem.links[hop]
+    """Packing and unpacking on the nodes at the ends of `hop`, at their loads."""
     sender, receiver = (problem.times_of(tier) for tier in hop)
     encode = packed.encode_s * (sender.packing_scale * problem.load_of(hop[0]))
     decode = packed.decode_s * (receiver.packing_scale * problem.load_of(hop[1]))
-    return Crossing(
-        encode_s=encode,
-        transfer_s=packed.bytes * (8.0 / link.bps_at(problem.objective.quantile)),
-        decode_s=decode,
-        encode_drag_s=encode * sender.contention,
-        decode_drag_s=decode * receiver.contention,
-        rtt_s=link.rtt_s,
-    )
+    return Crossing(encode, decode, encode * sender.contention, decode * receiver.contention)
 
 
 def evaluate(problem: Problem, plan: Plan) -> Cost:
@@ -81,7 +67,7 @@ def evaluate(problem: Problem, plan: Plan) -> Cost:
     """
     plan.check(problem.graph)
     crossings = _crossings(problem, plan)
-    links = tuple(_link_cost(problem, plan, number, found) for number, found in enumerate(crossings))
+    links = tuple(_link_cost(problem, plan, number) for number in range(len(plan.links)))
     stages = tuple(_stage_cost(problem, plan, number, crossings) for number in range(len(plan.stages)))
     return _total(problem, plan, stages, links)
 
@@ -116,15 +102,17 @@ def _choices(problem: Problem, plan: Plan) -> list[tuple[int, int]]:
     ]
 
 
-def _link_cost(problem: Problem, plan: Plan, number: int, found: Crossing) -> LinkCost:
-    where = _choices(problem, plan)[number]
+def _link_cost(problem: Problem, plan: Plan, number: int) -> LinkCost:
+    source, target = plan.stages[number].tier, plan.stages[number + 1].tier
+    nbytes = float(problem.packing.bytes[_choices(problem, plan)[number]])
+    link = problem.links[source, target]
     return LinkCost(
-        source=plan.stages[number].tier,
-        target=plan.stages[number + 1].tier,
+        source=source,
+        target=target,
         codec=plan.links[number].codec,
-        bytes=float(problem.packing.bytes[where]),
-        transfer_s=float(found.transfer_s),
-        rtt_s=found.rtt_s,
+        bytes=nbytes,
+        transfer_s=nbytes * (8.0 / link.bps_at(problem.objective.quantile)),
+        rtt_s=link.rtt_s,
     )
 
 

@@ -42,7 +42,7 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest loss of accuracy (0.01 is one percentage point); codecs of unknown loss are then refused."""
     min_fps: float | None = None
     max_bytes_per_s: float | None = None
-    """Over all links together, at the stream's frame rate, or at the plan's own where the stream has none."""
+    """Over all links together, at the source's frame rate, or else at `min_fps`."""
     max_device_bytes: float | None = None
     """Memory of the device's stage."""
     private_until: str | None = None
@@ -68,10 +68,10 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def levels(self) -> tuple[Priority, ...]:
-        """The priorities, with latency, then bytes, to decide between plans that are equal in all of them."""
-        named = {priority.goal for priority in self.priorities}
-        rest = tuple(Priority(goal) for goal in (Goal.LATENCY, Goal.BYTES) if goal not in named)
-        return self.priorities + rest
+        """The priorities, with latency behind them, to decide between plans that are equal in all of them."""
+        if any(priority.goal is Goal.LATENCY for priority in self.priorities):
+            return self.priorities
+        return (*self.priorities, Priority(Goal.LATENCY))
 
     @classmethod
     def parse(cls, text: str, **bounds: float | str | bool | None) -> Objective:

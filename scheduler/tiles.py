@@ -9,10 +9,10 @@ only on the first waist behind a and the last one before b: two look-ups, whatev
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.model.graph import Cut, ModelGraph
@@ -134,21 +134,20 @@ class TileTable:
         return self._stacks(graph, first, middle) + self._stacks(graph, middle, last)
 
 
-def waists(masks: Sequence[int]) -> Ints:
+def waists(words: NDArray[np.uint64]) -> Ints:
     """Indices of the cuts that every other cut lies before or behind.
 
     Args:
-        masks: of all cuts, in the order of `ModelGraph.cuts` (by size), so that a cut is a waist where the union of
-            all masks up to it, and the intersection of all from it on, are the cut itself.
+        words: shape (cuts, words), masks of all cuts (`mask_words`), ordered by size, so that a cut is a waist where
+            the union of all masks up to it, and the intersection of all from it on, are the cut itself.
     """
-    count = len(masks)
-    below, above = [0] * count, [0] * count
-    union = 0
-    for index, mask in enumerate(masks):
-        union |= mask
-        below[index] = union
-    common = masks[-1]
-    for index in range(count - 1, -1, -1):
-        common &= masks[index]
-        above[index] = common
-    return np.array([i for i, mask in enumerate(masks) if below[i] == mask == above[i]], dtype=np.intp)
+    below = np.bitwise_or.accumulate(words, axis=0)
+    above = np.bitwise_and.accumulate(words[::-1], axis=0)[::-1]
+    return np.flatnonzero(np.all((below == words) & (above == words), axis=1))
+
+
+def mask_words(graph: ModelGraph) -> NDArray[np.uint64]:
+    """The masks of all cuts of a network, shape (cuts, ceil(blocks / 64)), least significant word first."""
+    width = 8 * max(1, -(-len(graph.blocks) // 64))
+    packed = b"".join([cut.mask.to_bytes(width, "little") for cut in graph.cuts])
+    return np.frombuffer(packed, dtype="<u8").reshape(len(graph.cuts), -1)

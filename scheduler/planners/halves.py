@@ -1,284 +1,283 @@
-"""The two halves of a three-tier plan, as arrays: everything up to the edge's compute, and everything behind it.
+"""The parts of plans, as arrays: what depends on profiles and loads, but not yet on how fast the links are.
 
-Most figures of a plan are a sum or a maximum of one number of each half; only the edge's compute joins them. That is
-what makes the exact search fast: bounds over groups of halves come from the minima of the same arrays.
+Most figures of a plan are a sum or a maximum of one number for everything up to the edge's compute (the *head*) and one
+for everything behind it (the *tail*); only the edge's compute joins them. Each row holds its bytes and its other
+seconds apart, so a change of bandwidth changes no row. The minima of groups of rows are kept too: a lower bound for
+all plans of a group at any bandwidth.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import numpy as np
 
 from pipeline.plan import Tier
-from scheduler.bounds import PlanFigures, rate
 from scheduler.cost import Crossing, crossing
 from scheduler.planners.prepared import Prepared
 from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Hop, Problem
 from scheduler.tables import Bools, Floats, Ints
 
-T = TypeVar("T", "Heads", "Tails")
-Arrays = TypeVar("Arrays", Floats, Ints)
-
 
 @dataclass(frozen=True)
-class Heads:
-    """Device stage, first link, decoding on the edge: one row per (cut, codec)."""
+class Rows:
+    """One row per (cut, codec): a stage, and the link next to it."""
 
     cut: Ints
     codec: Ints
     group: Ints
-    latency_s: Floats
-    period_s: Floats
-    bytes: Floats
-    drop: Floats
-    energy_j: Floats
-    memory_bytes: Floats
-    start_s: Floats
-    """What the edge's compute time owes to its start (negative: the potential of the cut)."""
-    drag_s: Floats
-    """By which decoding slows the edge's compute."""
-    behind: Ints
-    """First waist at or behind the cut (tile table)."""
-
-
-@dataclass(frozen=True)
-class Tails:
-    """Encoding on the edge, second link, cloud stage: one row per (cut, codec); one row for ending at the edge."""
-
-    cut: Ints
-    codec: Ints
-    group: Ints
-    latency_s: Floats
-    period_s: Floats
+    fixed_s: Floats
+    """Of the latency, transfer and the edge's compute (of heads and tails) apart."""
+    busy_s: Floats
+    """The slowest of the same parts."""
     bytes: Floats
     drop: Floats
     cloud_s: Floats
-    leave_s: Floats
+    busy_j: Floats
+    """Energy of the device, sending apart."""
+    memory_bytes: Floats
+    edge_s: Floats
+    """This side's share of the potential that makes the edge's compute time."""
     drag_s: Floats
-    ahead: Ints
+    """By which this side's packing slows the edge's compute."""
+    waist: Ints
+    """For heads the first waist at or behind the cut, for tails the last one at or ahead of it."""
 
 
-def pick(half: T, rows: Bools | Ints | slice) -> T:
-    """Some rows of a half."""
-    return type(half)(*[getattr(half, field.name)[rows] for field in fields(half)])
-
-
-def least(half: T, starts: Ints) -> T:
-    """The column-wise minima of runs of rows that begin at `starts` (the last waist ahead: the maximum)."""
-    columns = []
-    for field in fields(half):
-        reduce = np.maximum if field.name == "ahead" else np.minimum
-        columns.append(reduce.reduceat(getattr(half, field.name), starts))
-    return type(half)(*columns)
+def pick(rows: Rows, which: Bools | Ints | slice) -> Rows:
+    """Some of the rows."""
+    return Rows(
+        rows.cut[which],
+        rows.codec[which],
+        rows.group[which],
+        rows.fixed_s[which],
+        rows.busy_s[which],
+        rows.bytes[which],
+        rows.drop[which],
+        rows.cloud_s[which],
+        rows.busy_j[which],
+        rows.memory_bytes[which],
+        rows.edge_s[which],
+        rows.drag_s[which],
+        rows.waist[which],
+    )
 
 
 @dataclass(frozen=True)
-class Sender:
-    """The device's stage and the link that it sends on, by entry."""
+class Grouped:
+    """Rows, where their groups begin, and the groups' column-wise minima."""
+
+    rows: Rows
+    starts: Ints
+    """Shape (groups + 1,)."""
+    least: Rows
+
+    @classmethod
+    def of(cls, rows: Rows, furthest: bool = False) -> Grouped:
+        """Group rows that are sorted by group.
+
+        Args:
+            rows: at least one.
+            furthest: take the largest `waist` of each group instead of the least (for tails).
+        """
+        starts = np.flatnonzero(np.concatenate(([True], rows.group[1:] != rows.group[:-1])))
+        columns = [np.minimum.reduceat(getattr(rows, field.name), starts) for field in fields(Rows)]
+        if furthest:
+            columns[-1] = np.maximum.reduceat(rows.waist, starts)
+        return cls(rows, np.append(starts, len(rows.cut)), Rows(*columns))
+
+    def members(self, group: int) -> Rows:
+        """The rows of one group."""
+        return pick(self.rows, slice(int(self.starts[group]), int(self.starts[group + 1])))
+
+
+def edge_seconds(heads: Rows, tails: Rows, gain_s: Floats, *, lower: bool = False, aligned: bool = False) -> Floats:
+    """The edge's compute, slowed by the packing beside it.
+
+    Args:
+        heads: down, unless aligned.
+        tails: across, unless aligned.
+        gain_s: see `Halves`.
+        lower: rows may be minima over groups; a lower bound is wanted.
+        aligned: row n of one belongs to row n of the other.
+    """
+    down, across = (slice(None), slice(None)) if aligned else ((slice(None), None), (None, slice(None)))
+    seconds: Floats = heads.edge_s[down] + tails.edge_s[across]
+    if gain_s.size > 1:
+        seconds -= gain_s[heads.waist[down], tails.waist[across]]
+    np.maximum(seconds, 0.0, out=seconds)
+    # An empty segment takes no time; a group that meets itself may hold one.
+    key = (heads.group, tails.group) if lower else (heads.cut, tails.cut)
+    seconds[key[0][down] == key[1][across]] = 0.0
+    seconds += heads.drag_s[down]
+    seconds += tails.drag_s[across]
+    return seconds
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Parts of all plans of a problem, at its present loads; None where there is no such route."""
+
+    alone: Rows
+    """Everything on the device: one row, without codec (-1)."""
+    straight: Grouped | None
+    """From the device straight to the cloud."""
+    heads: Grouped | None
+    tails: Grouped | None
+    """Ending at the edge is one of them: the last row, without codec (-1)."""
+    gain_s: Floats
+    """`Prepared.gain_s` at the edge's load."""
+    prepared: Prepared
+
+    @functools.cached_property
+    def least_edge_s(self) -> Floats:
+        """Shape (groups of heads, groups of tails): a lower bound of the edge's compute."""
+        if self.heads is None or self.tails is None:
+            return np.zeros((0, 0))
+        return edge_seconds(self.heads.least, self.tails.least, self.gain_s, lower=True)
+
+    @functools.cached_property
+    def disorder(self) -> Bools:
+        """Where no head of the one group lies before a tail of the other (groups ascend with their cuts)."""
+        if self.heads is None or self.tails is None:
+            return np.zeros((0, 0), dtype=np.bool_)
+        return np.asarray(self.heads.least.group[:, None] > self.tails.least.group[None, :])
+
+    @classmethod
+    def of(cls, problem: Problem, prepared: Prepared) -> Halves:
+        """Work out all rows."""
+        straight = heads = tails = None
+        if problem.has(DEVICE_CLOUD):
+            straight = _grouped(_straight(problem, prepared), prepared.may_leave_device & prepared.may_leave_edge)
+        if problem.has(DEVICE_EDGE):
+            heads = _grouped(_heads(problem, prepared), prepared.may_leave_device)
+            tails = Grouped.of(_tails(problem, prepared), furthest=True)
+        gain_s = prepared.gain_s * problem.load_of(Tier.EDGE) if heads else prepared.gain_s
+        return cls(_alone(problem), straight, heads, tails, gain_s, prepared)
+
+
+def load_parts(problem: Problem) -> tuple[object, ...]:
+    """What `Halves.of` depends on besides the constant parts."""
+    loads = tuple((tier, name, id(problem.times[name]), problem.load_of(tier)) for tier, name in problem.nodes.items())
+    return *loads, *(problem.has(hop) for hop in (DEVICE_EDGE, EDGE_CLOUD, DEVICE_CLOUD)), problem.power
+
+
+def _grouped(rows: Rows, allowed: Bools) -> Grouped | None:
+    if allowed.all():
+        return Grouped.of(rows)
+    return Grouped.of(pick(rows, allowed)) if allowed.any() else None
+
+
+def _alone(problem: Problem) -> Rows:
+    times, last, none = problem.times_of(Tier.DEVICE), len(problem.graph.cuts) - 1, np.zeros(1)
+    busy = np.atleast_1d(times.segment_s(0, last)) * problem.load_of(Tier.DEVICE)
+    energy = none if problem.power is None else problem.power.compute_w * busy
+    where, nowhere = np.array([last]), np.array([-1])
+    memory = times.memory_bytes[where]
+    return Rows(where, nowhere, where, busy, busy, none, none, none, energy, memory, none, none, nowhere)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """The device's side of all entries."""
 
     link: Crossing
-    latency_s: Floats
-    """Device stage and link, decoding included."""
-    period_s: Floats
-    energy_j: Floats
+    compute_s: Floats
+    busy_j: Floats
     memory_bytes: Floats
 
 
-def sender(problem: Problem, prepared: Prepared, hop: Hop) -> Sender:
-    """What every entry costs on the device and on the link `hop`."""
+def _sent(problem: Problem, prepared: Prepared, hop: Hop) -> _Sent:
     found, times = prepared.entries, problem.times_of(Tier.DEVICE)
     link = crossing(problem, hop, found.packed)
     prefix = times.segment_s(0, np.arange(len(times.leave_s))) * problem.load_of(Tier.DEVICE)
     compute = prefix[found.cut] + link.encode_drag_s
-    energy = np.zeros(1)
+    energy = np.zeros(len(compute))
     if problem.power is not None:
-        energy = problem.power.compute_w * (compute + link.encode_s) + problem.power.transmit_w * link.transfer_s
-    return Sender(
-        link=link,
-        latency_s=compute + link.encode_s + link.transfer_s + link.decode_s + link.rtt_s,
-        period_s=np.maximum(np.maximum(compute, link.encode_s), np.maximum(link.transfer_s, link.decode_s)),
-        energy_j=np.broadcast_to(energy, found.cut.shape),
-        memory_bytes=times.memory_bytes[found.cut],
-    )
+        energy = problem.power.compute_w * (compute + link.encode_s)
+    return _Sent(link, compute, energy, times.memory_bytes[found.cut])
 
 
-def heads(problem: Problem, prepared: Prepared) -> Heads:
-    """All first halves that privacy allows."""
-    found, times = prepared.entries, problem.times_of(Tier.EDGE)
-    sent = sender(problem, prepared, DEVICE_EDGE)
-    every = Heads(
+def _heads(problem: Problem, prepared: Prepared) -> Rows:
+    found, sent = prepared.entries, _sent(problem, prepared, DEVICE_EDGE)
+    link, edge = sent.link, problem.times_of(Tier.EDGE)
+    return Rows(
         cut=found.cut,
         codec=found.codec,
-        group=found.group,
-        latency_s=sent.latency_s,
-        period_s=sent.period_s,
+        group=prepared.lattice.group[found.cut],
+        fixed_s=sent.compute_s + link.encode_s + link.decode_s,
+        busy_s=np.maximum(sent.compute_s, np.maximum(link.encode_s, link.decode_s)),
         bytes=found.packed.bytes,
         drop=found.drop,
-        energy_j=sent.energy_j,
+        cloud_s=np.zeros(len(found.cut)),
+        busy_j=sent.busy_j,
         memory_bytes=sent.memory_bytes,
-        start_s=(times.enter_s * -problem.load_of(Tier.EDGE))[found.cut],
-        drag_s=sent.link.decode_drag_s,
-        behind=prepared.behind[found.cut],
+        edge_s=(edge.enter_s * -problem.load_of(Tier.EDGE))[found.cut],
+        drag_s=link.decode_drag_s,
+        waist=prepared.behind[found.cut],
     )
-    return every if prepared.may_leave_device.all() else pick(every, prepared.may_leave_device)
 
 
-def tails(problem: Problem, prepared: Prepared) -> Tails:
-    """All second halves that privacy allows, ending at the edge among them (the last row)."""
-    stop = _stop(problem, prepared)
-    if not problem.has(EDGE_CLOUD):
-        return stop
-    found, edge, cloud = prepared.entries, problem.times_of(Tier.EDGE), problem.times_of(Tier.CLOUD)
-    link = crossing(problem, EDGE_CLOUD, found.packed)
-    last = len(cloud.leave_s) - 1
-    rest = cloud.segment_s(np.arange(last + 1), last) * problem.load_of(Tier.CLOUD)
-    compute = rest[found.cut] + link.decode_drag_s
-    every = Tails(
+def _straight(problem: Problem, prepared: Prepared) -> Rows:
+    found, sent = prepared.entries, _sent(problem, prepared, DEVICE_CLOUD)
+    link, none = sent.link, np.zeros(len(found.cut))
+    cloud = _rest(problem)[found.cut] + link.decode_drag_s
+    device = np.maximum(sent.compute_s, link.encode_s)
+    return Rows(
         cut=found.cut,
         codec=found.codec,
-        group=found.group,
-        latency_s=link.encode_s + link.transfer_s + link.decode_s + compute + link.rtt_s,
-        period_s=np.maximum(np.maximum(link.encode_s, link.transfer_s), np.maximum(link.decode_s, compute)),
+        group=prepared.lattice.group[found.cut],
+        fixed_s=sent.compute_s + link.encode_s + link.decode_s + cloud,
+        busy_s=np.maximum(device, np.maximum(link.decode_s, cloud)),
         bytes=found.packed.bytes,
         drop=found.drop,
-        cloud_s=link.decode_s + compute,
-        leave_s=(edge.leave_s * problem.load_of(Tier.EDGE))[found.cut],
+        cloud_s=link.decode_s + cloud,
+        busy_j=sent.busy_j,
+        memory_bytes=sent.memory_bytes,
+        edge_s=none,
+        drag_s=none,
+        waist=found.cut,
+    )
+
+
+def _tails(problem: Problem, prepared: Prepared) -> Rows:
+    stop = _stop(problem, prepared)
+    if not problem.has(EDGE_CLOUD) or not prepared.may_leave_edge.any():
+        return stop
+    found, edge = prepared.entries, problem.times_of(Tier.EDGE)
+    link, none = crossing(problem, EDGE_CLOUD, found.packed), np.zeros(len(found.cut))
+    cloud = _rest(problem)[found.cut] + link.decode_drag_s
+    every = Rows(
+        cut=found.cut,
+        codec=found.codec,
+        group=prepared.lattice.group[found.cut],
+        fixed_s=link.encode_s + link.decode_s + cloud,
+        busy_s=np.maximum(link.encode_s, np.maximum(link.decode_s, cloud)),
+        bytes=found.packed.bytes,
+        drop=found.drop,
+        cloud_s=link.decode_s + cloud,
+        busy_j=none,
+        memory_bytes=none,
+        edge_s=(edge.leave_s * problem.load_of(Tier.EDGE))[found.cut],
         drag_s=link.encode_drag_s,
-        ahead=prepared.ahead[found.cut],
+        waist=prepared.ahead[found.cut],
     )
     if not prepared.may_leave_edge.all():
         every = pick(every, prepared.may_leave_edge)
-    return Tails(*[np.append(getattr(every, field.name), getattr(stop, field.name)) for field in fields(Tails)])
+    columns = [np.concatenate((getattr(every, field.name), getattr(stop, field.name))) for field in fields(Rows)]
+    return Rows(*columns)
 
 
-def _stop(problem: Problem, prepared: Prepared) -> Tails:
-    edge = problem.times_of(Tier.EDGE)
-    last, none = np.array([len(edge.leave_s) - 1]), np.zeros(1)
-    leave = edge.leave_s[last] * problem.load_of(Tier.EDGE)
-    group = prepared.lattice.group[last]
-    return Tails(last, -np.ones_like(last), group, none, none, none, none, none, leave, none, prepared.ahead[last])
+def _stop(problem: Problem, prepared: Prepared) -> Rows:
+    edge, last, none = problem.times_of(Tier.EDGE), np.array([len(prepared.lattice.group) - 1]), np.zeros(1)
+    leave, group = edge.leave_s[last] * problem.load_of(Tier.EDGE), prepared.lattice.group[last]
+    ahead = prepared.ahead[last]
+    return Rows(last, np.array([-1]), group, none, none, none, none, none, none, none, leave, none, ahead)
 
 
-@dataclass(frozen=True)
-class PairFigures:
-    """The figures of heads joined with tails; each is computed when it is looked at.
-
-    Heads go down and tails across, unless `aligned`: then row n of one belongs to row n of the other. With `lower`,
-    rows are minima over groups, and every figure is a lower bound of those of the groups' pairs.
-    """
-
-    problem: Problem
-    gain_s: Floats
-    """Savings of tiling by (behind, ahead), at the edge's load."""
-    heads: Heads
-    tails: Tails
-    lower: bool = False
-    aligned: bool = False
-    measured_drop: Floats | None = None
-    """Instead of the sum of both drops."""
-
-    def _down(self, column: Arrays) -> Arrays:
-        return column if self.aligned else column[:, None]
-
-    def _across(self, column: Arrays) -> Arrays:
-        return column if self.aligned else column[None, :]
-
-    @functools.cached_property
-    def edge_s(self) -> Floats:
-        """The edge's compute, slowed by the packing beside it."""
-        heads, tails = self.heads, self.tails
-        seconds = self._down(heads.start_s) + self._across(tails.leave_s)
-        if self.gain_s.size > 1:
-            seconds -= self.gain_s[self._down(heads.behind), self._across(tails.ahead)]
-        np.maximum(seconds, 0.0, out=seconds)
-        # An empty segment takes no time; a group that meets itself may hold one.
-        key = (heads.group, tails.group) if self.lower else (heads.cut, tails.cut)
-        seconds[self._down(key[0]) == self._across(key[1])] = 0.0
-        return np.asarray(seconds + (self._down(heads.drag_s) + self._across(tails.drag_s)))
-
-    @functools.cached_property
-    def latency_s(self) -> Floats:
-        """See `Cost`; the other figures likewise."""
-        sides = self._down(self.heads.latency_s) + self._across(self.tails.latency_s)
-        return np.asarray(self.edge_s + sides)
-
-    @functools.cached_property
-    def period_s(self) -> Floats:
-        sides = np.maximum(self._down(self.heads.period_s), self._across(self.tails.period_s))
-        return np.asarray(np.maximum(self.edge_s, sides))
-
-    @property
-    def bytes(self) -> Floats:
-        return np.asarray(self._down(self.heads.bytes) + self._across(self.tails.bytes))
-
-    @property
-    def bytes_per_s(self) -> Floats:
-        if self.lower and self.problem.fps is None:
-            return np.zeros((1, 1))
-        return rate(self.problem, self.bytes, self.period_s)
-
-    @property
-    def drop(self) -> Floats:
-        if self.measured_drop is not None:
-            return self.measured_drop
-        return np.asarray(self._down(self.heads.drop) + self._across(self.tails.drop))
-
-    @property
-    def cloud_s(self) -> Floats:
-        return self._across(self.tails.cloud_s)
-
-    @property
-    def energy_j(self) -> Floats:
-        return self._down(self.heads.energy_j)
-
-    @property
-    def memory_bytes(self) -> Floats:
-        return self._down(self.heads.memory_bytes)
-
-
-@dataclass(frozen=True)
-class Direct:
-    """Plans that do not need the pair search: on the device alone (row 0), or straight to the cloud."""
-
-    cut: Ints
-    codec: Ints
-    """-1 for the device alone."""
-    figures: PlanFigures
-
-
-def direct(problem: Problem, prepared: Prepared) -> Direct:
-    """Everything on the device, and every (cut, codec) straight to the cloud."""
-    alone = _alone(problem)
-    last = np.array([len(problem.graph.cuts) - 1])
-    if not problem.has(DEVICE_CLOUD):
-        return Direct(last, np.array([-1]), alone)
-    found, sent = prepared.entries, sender(problem, prepared, DEVICE_CLOUD)
-    times = problem.times_of(Tier.CLOUD)
-    rest = times.segment_s(np.arange(len(times.leave_s)), len(times.leave_s) - 1) * problem.load_of(Tier.CLOUD)
-    compute = rest[found.cut] + sent.link.decode_drag_s
-    period, nbytes = np.maximum(sent.period_s, compute), found.packed.bytes
-    cloudy = PlanFigures(
-        latency_s=sent.latency_s + compute,
-        period_s=period,
-        bytes=nbytes,
-        bytes_per_s=rate(problem, nbytes, period),
-        drop=found.drop,
-        cloud_s=sent.link.decode_s + compute,
-        energy_j=sent.energy_j,
-        memory_bytes=sent.memory_bytes,
-    )
-    allowed = prepared.may_leave_device & prepared.may_leave_edge
-    columns = [
-        np.append(getattr(alone, field.name), getattr(cloudy, field.name)[allowed]) for field in fields(PlanFigures)
-    ]
-    return Direct(np.append(last, found.cut[allowed]), np.append(-1, found.codec[allowed]), PlanFigures(*columns))
-
-
-def _alone(problem: Problem) -> PlanFigures:
-    times, last, none = problem.times_of(Tier.DEVICE), len(problem.graph.cuts) - 1, np.zeros(1)
-    busy = np.atleast_1d(times.segment_s(0, last)) * problem.load_of(Tier.DEVICE)
-    energy = none if problem.power is None else problem.power.compute_w * busy
-    return PlanFigures(busy, busy, none, none, none, none, energy, times.memory_bytes[[last]])
+def _rest(problem: Problem) -> Floats:
+    """Seconds of the cloud from each cut on."""
+    cloud = problem.times_of(Tier.CLOUD)
+    count = len(cloud.leave_s)
+    return np.asarray(cloud.segment_s(np.arange(count), count - 1) * problem.load_of(Tier.CLOUD))

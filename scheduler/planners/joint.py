@@ -10,18 +10,26 @@ What no link or load changes is kept between calls, so a re-plan repeats only th
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
 import numpy as np
 
+from pipeline.errors import PlanError
 from scheduler.bounds import Bound, Figures, bounds_of, measure_of
 from scheduler.cost import evaluate, violations
 from scheduler.planners.build import build
-from scheduler.planners.prepared import Lattice, Prepared, constant_parts
-from scheduler.planners.search import Found, Search
+from scheduler.planners.halves import Halves, load_parts
+from scheduler.planners.prepared import Prepared, constant_parts
+from scheduler.planners.search import Found, Query, Search
 from scheduler.problem import Alternative, Decision, Problem
 from scheduler.tables import Floats
 
-KEPT = 8
-"""Networks (or privacy settings) whose constant parts are kept; the oldest goes first."""
+T = TypeVar("T")
+
+KEPT = 16
+"""Networks, settings and loads whose parts are kept; the oldest go first."""
 
 
 class Joint:
@@ -30,12 +38,16 @@ class Joint:
     name = "joint"
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], tuple[Prepared, tuple[object, ...]]] = {}
+        self._prepared: _Kept[Prepared] = _Kept()
+        self._halves: _Kept[Halves] = _Kept()
 
     def plan(self, problem: Problem, alternatives: int = 0) -> Decision:
         """See `Planner.plan`; runners-up are the best plans with other cuts, each the best of its cuts."""
-        search = Search(problem, self._prepare(problem))
-        found, feasible = _best(problem, search)
+        search = Search(problem, self._parts(problem, strict=True))
+        found, feasible = _levels(problem, search, bounds_of(problem)), True
+        if found is None:
+            search = Search(problem, self._parts(problem, strict=False))
+            found, feasible = _nearest(problem, search), False
         plan = build(problem, found.choice)
         cost = evaluate(problem, plan)
         broken = {} if feasible else violations(problem, plan, cost)
@@ -48,45 +60,60 @@ class Joint:
             runners_up=_runners_up(problem, search, found, alternatives),
         )
 
-    def _prepare(self, problem: Problem) -> Prepared:
-        key = constant_parts(problem)
-        if key not in self._kept:
-            if len(self._kept) >= KEPT:
-                del self._kept[next(iter(self._kept))]
-            # The tables go along, so that no other table can take their identity while the key lives.
-            self._kept[key] = Prepared.of(problem, self._lattice(problem)), (problem.packing, problem.tiles)
-        return self._kept[key][0]
+    def _parts(self, problem: Problem, strict: bool) -> Halves:
+        # The tables go into the entries, so that no other table can take their identity while a key lives.
+        constant = *constant_parts(problem), strict
+        tables = problem.packing, problem.tiles, *problem.times.values()
+        return self._halves.get(
+            constant + load_parts(problem),
+            tables,
+            lambda: Halves.of(problem, self._constant(problem, strict, constant)),
+        )
 
-    def _lattice(self, problem: Problem) -> Lattice | None:
-        fingerprint = problem.graph.fingerprint
-        return next((kept.lattice for key, (kept, _) in self._kept.items() if key[0] == fingerprint), None)
+    def _constant(self, problem: Problem, strict: bool, key: tuple[object, ...]) -> Prepared:
+        tables = problem.packing, problem.tiles
+        lattice = next((kept.lattice for kept in self._prepared.where(key[0])), None)
+        return self._prepared.get(key, tables, lambda: Prepared.of(problem, strict, lattice))
 
 
-def _best(problem: Problem, search: Search) -> tuple[Found, bool]:
-    """The best plan, and whether it keeps all bounds."""
+class _Kept(Generic[T]):
+    """The latest few results by key."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[object, ...], tuple[T, object]] = {}
+
+    def get(self, key: tuple[object, ...], alive: object, make: Callable[[], T]) -> T:
+        """The result of that key, made where there is none; `alive` is held as long."""
+        found = self._entries.get(key)
+        if found is None:
+            if len(self._entries) >= KEPT:
+                del self._entries[next(iter(self._entries))]
+            found = self._entries[key] = make(), alive
+        return found[0]
+
+    def where(self, first: object) -> Iterator[T]:
+        """Results whose key begins with `first`."""
+        return (value for key, (value, _) in self._entries.items() if key[0] == first)
+
+
+def _nearest(problem: Problem, search: Search) -> Found:
+    """The best of the plans whose largest excess over a bound is least."""
     bounds = bounds_of(problem)
-    found = _levels(problem, search, bounds)
-    if found is not None:
-        return found, True
 
     def excess(figures: Figures) -> Floats:
-        worst: Floats = np.zeros((1, 1)) if np.ndim(figures.latency_s) == 2 else np.zeros(1)
-        for bound in bounds:
-            worst = np.maximum(worst, bound.excess(figures))
-        return worst
+        return functools.reduce(np.maximum, (bound.excess(figures) for bound in bounds))
 
-    nearest = search.minimise(excess, ())
+    nearest = search.minimise(Query(excess, ()))
     if nearest is None:
-        raise AssertionError("everything on the device is always a plan")
-    least = Bound("excess", excess, nearest.value, 1.0)
-    return _levels(problem, search, (least,)) or nearest, False
+        raise PlanError(f"stream {problem.stream}", "not even everything on the device has finite figures")
+    return _levels(problem, search, (Bound("excess", excess, nearest.value, 1.0),)) or nearest
 
 
 def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -> Found | None:
     found = None
     for level in problem.objective.levels:
         measure = measure_of(problem, level.goal)
-        best = search.minimise(measure, bounds)
+        best = search.minimise(Query(measure, bounds))
         if best is None:
             return found
         found = best

@@ -1,26 +1,25 @@
-"""What the exact search prepares once per network, profiles and packing table: all that no link or load changes."""
+"""What the exact search prepares once per network and packing table: all that no link and no load changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.model.graph import ModelGraph
-from pipeline.plan import Tier
-from scheduler.bounds import leaves_device, leaves_edge
+from scheduler.bounds import SLACK, leaves_device, leaves_edge
 from scheduler.cost import Packed
 from scheduler.problem import Problem
 from scheduler.tables import Bools, Floats, Ints, PackingTable
-from scheduler.tiles import TileTable, waists
+from scheduler.tiles import TileTable, mask_words, waists
 
-GROUP_CUTS = 24
-"""Cuts per group of the search: finer groups bound tighter, coarser ones are fewer (24 is flat between 12 and 48)."""
+GROUP_CUTS = 64
+"""Cuts per group of the search: finer groups bound tighter, coarser ones are fewer."""
 
 Choice = tuple[int, int, int, int]
-"""A plan of three tiers: first cut, its codec, second cut, its codec (indices)."""
+"""A plan of up to three tiers: first cut, its codec, second cut, its codec (indices; see `build.build` for -1)."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,15 @@ class Lattice:
     """The cuts of a network, ready for nestedness tests and grouping."""
 
     words: NDArray[np.uint64]
-    """Shape (cuts, ceil(blocks / 64)): the masks."""
+    """See `mask_words`."""
     group: Ints
     """Shape (cuts,): runs of cuts between waists, at most `GROUP_CUTS` each; ascending with the cut index."""
 
     @classmethod
     def of(cls, graph: ModelGraph) -> Lattice:
         """Prepare a network's cuts."""
-        masks = [cut.mask for cut in graph.cuts]
-        width = 8 * max(1, -(-len(graph.blocks) // 64))
-        packed = b"".join([mask.to_bytes(width, "little") for mask in masks])
-        words = np.frombuffer(packed, dtype="<u8").reshape(len(masks), -1)
-        return cls(words, _groups(waists(masks), len(masks)))
+        words = mask_words(graph)
+        return cls(words, _groups(waists(words), len(words)))
 
     def nested(self, first: Ints, second: Ints) -> Bools:
         """Whether each first cut lies before its second one (equality counts)."""
@@ -58,40 +54,35 @@ def _groups(waist: Ints, count: int) -> Ints:
 
 @dataclass(frozen=True)
 class Entries:
-    """All (cut, codec) that a link may carry, by cut, without those that another codec of the cut dominates."""
+    """The (cut, codec) that a link may carry, by cut."""
 
     cut: Ints
     codec: Ints
     packed: Packed
     drop: Floats
     """Infinite where unknown."""
-    group: Ints
 
 
-def entries(packing: PackingTable, lattice: Lattice, keep_drop: bool, prune: bool) -> Entries:
-    """Flatten a packing table.
-
-    Args:
-        packing: the table.
-        lattice: the network's cuts.
-        keep_drop: whether a codec must lose no more accuracy to dominate another.
-        prune: whether to leave out dominated codecs at all.
-    """
+def _entries(problem: Problem, strict: bool) -> Entries:
+    packing, asked = problem.packing, problem.objective
     offered = np.isfinite(packing.bytes)
     offered[-1] = False
     drop = np.where(np.isnan(packing.drop), np.inf, packing.drop)
-    if prune:
-        figures = [packing.bytes, packing.encode_s, packing.decode_s] + [drop] * keep_drop
-        offered &= ~_dominated(figures, offered, _paired(packing) if keep_drop else None)
+    figures, paired = [packing.bytes, packing.encode_s, packing.decode_s], None
+    if asked.max_drop is not None:
+        figures, paired = [*figures, drop], _paired(packing)
+        if strict:
+            offered &= (drop <= asked.max_drop * (1 + SLACK) + 1e-15) | paired
+    offered &= ~_dominated(figures, offered, paired)
     cut, codec = np.nonzero(offered)
-    return Entries(cut, codec, Packed.of(packing, cut, codec), drop[cut, codec], lattice.group[cut])
+    return Entries(cut, codec, Packed.of(packing, cut, codec), drop[cut, codec])
 
 
 def _dominated(figures: Sequence[Floats], offered: Bools, paired: Bools | None) -> Bools:
     """Where another codec of the same cut is no worse in every figure (the first of equal ones stays)."""
     lost = np.zeros_like(offered)
     for other in range(offered.shape[1]):
-        better = offered[:, other, None] & ~lost[:, other, None]
+        better = (offered[:, other] & ~lost[:, other])[:, None]
         if paired is not None:
             better &= ~paired[:, other, None]
         for figure in figures:
@@ -102,7 +93,7 @@ def _dominated(figures: Sequence[Floats], offered: Bools, paired: Bools | None) 
 
 
 def _paired(packing: PackingTable) -> Bools:
-    """Where a measured pair may make a codec worse than its own figures say."""
+    """Where a measured pair may make a codec better or worse than its own figures say."""
     found = np.zeros(packing.bytes.shape, dtype=np.bool_)
     for first_cut, first, second_cut, second in packing.pair_drop:
         found[first_cut, first] = found[second_cut, second] = True
@@ -126,19 +117,21 @@ class Prepared:
     pairs: NDArray[np.intp]
     """Shape (pairs, 4): `PackingTable.pair_drop` where a drop counts, nested and finite ones only."""
     pair_drop: Floats
-    hint: list[Choice] = field(default_factory=list)
-    """The latest answer: a good first bound for the next search. Mutable, of no influence on the answer."""
 
     @classmethod
-    def of(cls, problem: Problem, lattice: Lattice | None = None) -> Prepared:
-        """Prepare what no link and no load changes."""
+    def of(cls, problem: Problem, strict: bool, lattice: Lattice | None = None) -> Prepared:
+        """Prepare what no link and no load changes.
+
+        Args:
+            problem: with the network, tables and objective.
+            strict: leave out codecs that break the bound on the accuracy drop by themselves.
+            lattice: of the same network, if there is one already.
+        """
         asked, packing, graph = problem.objective, problem.packing, problem.graph
         lattice = lattice or Lattice.of(graph)
-        keep_drop = asked.max_drop is not None
-        prune = asked.max_bytes_per_s is None or problem.fps is not None
-        found = entries(packing, lattice, keep_drop, prune)
+        found = _entries(problem, strict)
         behind, ahead, gain_s = _tiling(problem.tiles, len(graph.cuts))
-        pairs, pair_drop = _measured_pairs(packing, lattice) if keep_drop else _no_pairs()
+        pairs, pair_drop = _measured_pairs(packing, lattice) if asked.max_drop is not None else _no_pairs()
         return cls(
             lattice=lattice,
             entries=found,
@@ -156,8 +149,7 @@ def constant_parts(problem: Problem) -> tuple[object, ...]:
     """What `Prepared.of` depends on: by identity for tables, by value for the rest."""
     asked = problem.objective
     privacy = asked.private_until, asked.pictures_stay_at_edge
-    shape = asked.max_drop is None, asked.max_bytes_per_s is None, problem.fps is None
-    return problem.graph.fingerprint, id(problem.packing), id(problem.tiles), Tier.EDGE in problem.nodes, privacy, shape
+    return problem.graph.fingerprint, id(problem.packing), id(problem.tiles), *privacy, asked.max_drop
 
 
 def _tiling(tiles: TileTable | None, count: int) -> tuple[Ints, Ints, Floats]:

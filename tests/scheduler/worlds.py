@@ -25,7 +25,7 @@ from scheduler.problem import (
     Problem,
 )
 from scheduler.tables import PackingTable, SegmentTimes
-from scheduler.tiles import Grid, TileTable, waists
+from scheduler.tiles import Grid, TileTable, mask_words, waists
 
 SLACK = 1 + 1e-9
 NODES = {Tier.DEVICE: "camera", Tier.EDGE: "edge-1", Tier.CLOUD: "cloud"}
@@ -51,7 +51,7 @@ def network(rng: np.random.Generator, blocks: int) -> ModelGraph:
 
 def times(rng: np.random.Generator, graph: ModelGraph, unit_s: float) -> SegmentTimes:
     """Additive block times with random costs of starting and ending."""
-    block_s = rng.integers(1, 20, len(graph.blocks)) * unit_s
+    block_s = unit_s * rng.integers(1, 20, len(graph.blocks)).astype(np.float64)
     potential = np.array([sum(block_s[i] for i in range(len(block_s)) if cut.mask >> i & 1) for cut in graph.cuts])
     return SegmentTimes(
         enter_s=potential - rng.integers(0, 3, len(potential)) * unit_s,
@@ -90,7 +90,7 @@ def packing(rng: np.random.Generator, graph: ModelGraph, codecs: int) -> Packing
 
 def tile_table(rng: np.random.Generator, graph: ModelGraph) -> TileTable:
     """Random savings of two grids."""
-    where = waists([cut.mask for cut in graph.cuts])
+    where = waists(mask_words(graph))
     gain = 1e-3 * rng.integers(-3, 8, (2, len(where), len(where))).astype(np.float64)
     grids = Grid((0.5, 0.5)), Grid((0.5, 0.5), (0.5, 0.5))
     return TileTable(where, grids, gain, ("edge-1", "tile-1"))
@@ -127,7 +127,7 @@ def problem(rng: np.random.Generator, size: Size, objective: Objective) -> Probl
         objective=objective,
         tiles=tile_table(rng, graph) if size.tiled and Tier.EDGE in nodes else None,
         power=Power(4.0, 1.5),
-        fps=None if rng.random() < 0.5 else float(rng.choice([5.0, 50.0, 500.0])),
+        fps=None if objective.max_bytes_per_s is None and rng.random() < 0.5 else float(rng.choice([5.0, 50.0, 500.0])),
     )
 
 
