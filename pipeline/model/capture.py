@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from pipeline.errors import CaptureError
-from pipeline.model import flatten, grouping, operators
+from pipeline.model import flatten, functional, grouping, operators
 from pipeline.model.batching import runs_batched
 from pipeline.model.graph import INPUT, Block, ModelGraph, TensorSpec
 from pipeline.model.operators import spec_of
@@ -94,10 +94,12 @@ def capture(module: nn.Module, example: Tensor, name: str) -> CapturedModel:
 
 
 def _export(module: nn.Module, example: Tensor, name: str) -> ExportedProgram:
-    """The functionalised program. `strict=False` traces without bytecode analysis: faster, and takes more models."""
+    """The program, with no writes in place but simple ones (`strict=False`: no bytecode analysis, more models)."""
     with _quiet(), _eval_mode(module):
         try:
-            program: ExportedProgram = torch.export.export(module, (example,), strict=False).run_decompositions({})
+            program = torch.export.export(module, (example,), strict=False)
+            if not functional.is_simple(program):
+                program = program.run_decompositions({})
         except Exception as error:  # torch.export has no common base for what it raises
             raise CaptureError(f"model {name}", *_explain(error)) from error
     return program

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from pipeline.errors import CaptureError
-from pipeline.model import operators
+from pipeline.model import functional, operators
 from pipeline.model.graph import INPUT, TensorSpec
 from pipeline.model.operators import op, spec_of
 
@@ -58,7 +58,7 @@ def flatten(program: ExportedProgram, name: str) -> FlatGraph:
     """Lift the weights, drop what computes nothing, and write arguments out.
 
     Args:
-        program: the functionalised program (after `run_decompositions`).
+        program: one that `functional.is_simple`, or has gone through `run_decompositions`.
         name: the model's name, for messages.
 
     Raises:
@@ -72,6 +72,7 @@ class _Flattener:
         self.program, self.name = program, name
         self.flat = FlatGraph()
         self.env: dict[Node, Any] = {}
+        self.overwritten: dict[Node, list[Node]] = {}
 
     def run(self) -> FlatGraph:
         self._check_signature()
@@ -141,6 +142,12 @@ class _Flattener:
         if isinstance(value, Tensor):
             new.meta["spec"] = _spec(new.name, value)
         self.env[node] = new
+        if functional.is_mutable(node):
+            # Whoever reads the overwritten tensor from here on reads the result.
+            names = self.overwritten.setdefault(node.args[0], [node.args[0]])  # type: ignore[arg-type, list-item]
+            names.append(node)
+            self.overwritten[node] = names
+            self.env.update(dict.fromkeys(names, new))
 
     def _check_operator(self, node: Node) -> None:
         where = f"operator {op(node)} in {_module_path(node)[0] or 'the model'}"
@@ -151,7 +158,8 @@ class _Flattener:
             return
         if not isinstance(target, torch._ops.OpOverload):
             raise CaptureError(where, "computes with sizes of tensors", "give the model sizes that do not change")
-        if target._schema.is_mutable or "batch_norm_legit_functional" in op(node):
+        training = op(node) == "batch_norm" and bool(node.args[5])
+        if training or (functional.is_mutable(node) and functional.counterpart(node) is None):
             raise CaptureError(where, "changes a tensor in place", "export the model in eval mode")
         if torch.Tag.nondeterministic_seeded in target.tags and op(node) not in _IDENTITIES:
             raise CaptureError(where, "draws random numbers", "export the model in eval mode, without sampling")
@@ -176,6 +184,8 @@ class _Flattener:
         """Target and arguments of the new node: defaults written out, views and casts in one spelling."""
         name, value = op(node), node.meta["val"]
         args, kwargs = _all_arguments(node)
+        if functional.is_mutable(node):
+            return functional.counterpart(node), args, kwargs
         if name in _RESHAPES:
             before = node.all_input_nodes[0].meta["val"]
             shape = list(value.shape)

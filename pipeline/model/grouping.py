@@ -73,9 +73,11 @@ def _start_group(node: Node, owner: dict[Node, Group]) -> None:
 def _fits_behind(node: Node, grown: list[Node]) -> bool:
     """Whether the tensors that leave the grown group are one, or parts (a split) of one."""
     leaving = _leaving(grown)
+    if any("spec" not in each.meta for each in leaving):
+        return False  # a split leaves as its parts, not as the list of them
     if len(leaving) == 1 or op(node) in ("split", "split_with_sizes", "chunk", "unbind"):
         return True
-    elements = sum(spec_of(each).numel for each in leaving if "spec" in each.meta)
+    elements = sum(spec_of(each).numel for each in leaving)
     return node not in leaving and "spec" in node.meta and elements <= spec_of(node).numel
 
 
@@ -180,7 +182,7 @@ def _inputs(nodes: list[Node]) -> tuple[str, ...]:
 
 def _wish(each: Group, prefix: str) -> str:
     kind = each.kind or operators.kind_of(each.main)
-    weights = [n for node in [*each.nodes[:1], each.main] for n in node.all_input_nodes if is_constant(n)]
+    weights = [source for source in each.main.all_input_nodes if is_constant(source)]
     path = str(each.main.meta.get("path", "")) or next((str(n.meta["path"]) for n in weights if n.meta["path"]), "")
     path = re.sub(r"[^\w.\-]", "_", path.removeprefix(prefix) if path.startswith(prefix) else path)
     if path in ("", prefix.rstrip(".")):
