@@ -78,12 +78,12 @@ class PlannerAdvisor:
     def _problems(self, world: World) -> Iterator[Problem]:
         """One problem per pair of an edge and a cloud; plans that skip a tier are in each."""
         known = [each for each in world.candidates if self._times(world, each) is not None]
-        edges: list[tuple[Candidate, ...]] = [(each,) for each in known if each.tier is Tier.EDGE][:MAX_PER_TIER]
-        clouds: list[tuple[Candidate, ...]] = [(each,) for each in known if each.tier is Tier.CLOUD][:MAX_PER_TIER]
+        edges = [[each] for each in known if each.tier is Tier.EDGE][:MAX_PER_TIER]
+        clouds = [[each] for each in known if each.tier is Tier.CLOUD][:MAX_PER_TIER]
         device = next((each for each in known if each.name == world.device), None)
         if device is None:
             raise PlanError(f"device {world.device}", "it has no profile", "measure one with `anabranch profile`")
-        for edge, cloud in itertools.product(edges or [()], clouds or [()]):
+        for edge, cloud in itertools.product(edges or [[]], clouds or [[]]):
             yield self._problem(world, (device, *edge, *cloud))
 
     def _problem(self, world: World, nodes: Iterable[Candidate]) -> Problem:

@@ -197,22 +197,28 @@ class RatioTracker:
 
 
 class _Side:
-    """One side of the CUSUM test, with the samples since the sum was last zero."""
+    """One side of the CUSUM test, with the samples since the sum was last zero.
+
+    The first of them is kept apart: as a rule the change fell into it, and it belongs to neither level.
+    """
 
     def __init__(self) -> None:
         self.level = 0.0
         self.since = _Sum()
+        self._begun = False
 
     def reset(self) -> None:
-        self.level, self.since = 0.0, _Sum()
+        self.level, self.since, self._begun = 0.0, _Sum(), False
 
     def add(self, deviation: float, top: float, bottom: float) -> bool:
         self.level += min(CUSUM_CLIP, max(-CUSUM_CLIP, deviation)) - CUSUM_SLACK
         if self.level <= 0.0:
             self.reset()
             return False
-        self.since.add(top, bottom)
-        return self.level > CUSUM_LIMIT
+        if self._begun:
+            self.since.add(top, bottom)
+        self._begun = True
+        return self.level > CUSUM_LIMIT and self.since.count > 0.0
 
 
 class RecentLeast:
@@ -243,7 +249,8 @@ class LinkEstimator:
     def __init__(self) -> None:
         self.tracker = RatioTracker()
         self._rtt = RecentLeast(RTT_WINDOW_S)
-        self._waiting: tuple[float, float] | None = None
+        self._bound_bps: float | None = None
+        self._freed = False
 
     def add(self, report: LinkReport, now: float) -> bool:
         """Take what the receiver saw since its previous report, which came in at `now`.
@@ -251,12 +258,14 @@ class LinkEstimator:
         Returns:
             Whether the goodput has stepped.
         """
-        changes = self.tracker.changes
+        changes, stalled = self.tracker.changes, self.stalled
         for crossing in report.crossings:
             self.add_crossing(crossing, now)
         if report.rtt_s is not None:
             self._rtt.add(report.rtt_s, now)
-        self._waiting = (report.waiting_bytes * 8.0, now - report.waiting_s) if report.waiting_bytes else None
+        self.wait(report.waiting_bytes, report.waiting_s)
+        if report.crossings:
+            self._freed = stalled and not self.stalled
         return self.tracker.changes > changes
 
     def add_crossing(self, crossing: Crossing, now: float) -> None:
@@ -264,17 +273,17 @@ class LinkEstimator:
         if crossing.busy_s > 0.0 and crossing.payload_bytes >= MIN_MESSAGE_BYTES * crossing.messages:
             self.tracker.add(crossing.payload_bytes * 8.0, crossing.busy_s, now - crossing.age_s)
 
+    def wait(self, payload_bytes: int, waited_s: float) -> None:
+        """Take the message that was on its way when the receiver looked: 0 bytes for none."""
+        self._bound_bps = payload_bytes * 8.0 / waited_s if payload_bytes and waited_s > 0.0 else None
+
     def goodput(self, now: float) -> Estimate | None:
         """Goodput in bit/s, or None while nothing has crossed.
 
         A message that is still on its way bounds the goodput: so an outage shows before it ends.
         """
-        seen = self.tracker.estimate(now)
-        if self._waiting is None or now <= self._waiting[1]:
-            return seen
-        bits, since = self._waiting
-        bound = bits / (now - since)
-        if seen is not None and seen.value <= bound:
+        seen, bound = self.tracker.estimate(now), self._bound_bps
+        if bound is None or (seen is not None and seen.value <= bound):
             return seen
         return Estimate(bound, MAX_UNCERTAINTY if seen is None else max(seen.uncertainty, 0.5), 0.0)
 
@@ -286,7 +295,12 @@ class LinkEstimator:
     @property
     def stalled(self) -> bool:
         """Whether a message was on its way when the receiver reported last."""
-        return self._waiting is not None
+        return self._bound_bps is not None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether one more sample would tell much: the latest was clearly off, or the link has just come back."""
+        return self._freed or self.tracker.doubtful
 
 
 FOREIGN_UNCERTAINTY = 0.3

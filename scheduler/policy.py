@@ -23,14 +23,15 @@ class PolicyConfig:
 
     margin: float = 0.10
     """A plan has to be better by this share."""
-    noise_margin: float = 2.0
+    noise_margin: float = 2.5
     """And by this many standard deviations of what is only the estimates' sampling noise."""
     dwell_s: float = 3.0
     """No plan is left earlier than this for a gain below `large_gain`."""
-    confirm_s: float = 1.0
+    confirm_s: float = 2.0
     """A gain below `large_gain` must have been seen for this long without a break."""
     large_gain: float = 1.5
-    """From this ratio on a change is no noise: neither dwell nor confirmation is asked for."""
+    """From this ratio on, and from twice the noise margin on, a change is no noise: neither dwell nor confirmation
+    is asked for."""
     step: float = 0.10
     """Added to the margin for every switch for a gain below `large_gain` within `memory_s`."""
     memory_s: float = 300.0
@@ -83,7 +84,7 @@ class SwitchPolicy:
     def judge(self, offer: Offer, now: float) -> Verdict:
         """Whether to switch to the candidate."""
         threshold = self._threshold(offer, now)
-        large = max(self.config.large_gain, threshold)
+        large = max(self.config.large_gain, threshold, 1.0 + 2.0 * self.config.noise_margin * offer.noise)
         if offer.current_broken and not offer.candidate_broken:
             return Verdict(True, f"{offer.current_broken} is broken", 0.0)
         if offer.candidate_broken and not offer.current_broken:

@@ -17,8 +17,8 @@ class ProbeConfig:
 
     budget: float = 0.01
     """Share of a link's estimated capacity that probes may take while it is idle."""
-    interval_s: float = 1.0
-    """No two probes of a link are closer together."""
+    interval_s: float = 0.8
+    """No two probes of a link are closer together; below the heartbeat, so that each may bring one."""
     max_interval_s: float = 3.0
     """Nor farther apart, even where the budget would have them: a link that came back is to be found within 5 s.
     The least probe every 3 s is 5 kbit/s."""
@@ -79,8 +79,8 @@ class Prober:
         if since_s < self.config.interval_s:
             return 0
         size = self._within_budget(seen.value, since_s)
-        # A clear sample that the estimate does not follow yet, or a budget saved up for long enough.
-        if size >= MIN_MESSAGE_BYTES or estimator.tracker.doubtful or since_s >= self.config.max_interval_s:
+        # A sample that the estimate does not follow yet, or a budget saved up for long enough.
+        if size >= MIN_MESSAGE_BYTES or estimator.doubtful or since_s >= self.config.max_interval_s:
             return max(size, MIN_MESSAGE_BYTES)
         return 0
 

@@ -18,8 +18,8 @@ from scheduler.reports import MAX_CROSSINGS, Crossing, LinkReport
 OFFSET_WINDOW_S = 60.0
 """Clocks of two machines drift apart by some tens of parts in a million: 60 s are a few milliseconds."""
 
-JUMP_RATIO = 1.5
-"""A node reports at once when its own goodput estimate has left the reported one by this factor."""
+JUMP_RATIO = 1.15
+"""A node reports at once when its own estimate of a link differs from the scheduler's by this factor."""
 
 
 class PathClock:
@@ -68,13 +68,14 @@ class CrossingLog:
     def __init__(self, peer: str) -> None:
         self.peer = peer
         self.estimator = LinkEstimator()
-        """This node's own estimate of the link, the same one that the scheduler makes."""
+        """This node's own estimate of the link, up to the moment."""
+        self._told = LinkEstimator()  # the scheduler's, as it must be from the reports so far
         self._kept: deque[tuple[float, Crossing]] = deque()
         self._started: deque[tuple[int, float]] = deque(maxlen=256)
         self._finished_s = float("-inf")
         self._rtt_s: float | None = None
         self._bytes_total = 0
-        self._reported_bps: float | None = None
+        self._taken_s = float("-inf")
 
     def started(self, payload_bytes: int, now: float) -> None:
         """The head of a message of this size came in."""
@@ -115,13 +116,11 @@ class CrossingLog:
 
     def jumped(self, now: float) -> bool:
         """Whether the goodput has moved so far from the last report that the scheduler should hear of it at once."""
-        estimate = self.estimator.goodput(now)
-        if estimate is None:
+        self.estimator.wait(*self._waiting(now))
+        own, told = self.estimator.goodput(now), self._told.goodput(now)
+        if own is None or now - self._taken_s < BIN_S:
             return False
-        if self._reported_bps is None:
-            return True
-        ratio = estimate.value / self._reported_bps
-        return not 1.0 / JUMP_RATIO < ratio < JUMP_RATIO
+        return told is None or not 1.0 / JUMP_RATIO < own.value / told.value < JUMP_RATIO
 
     def take(self, now: float) -> LinkReport:
         """What the next report says; starts the next one."""
@@ -129,20 +128,19 @@ class CrossingLog:
             Crossing(each.payload_bytes, each.busy_s, max(0.0, now - then), each.messages, each.probe)
             for then, each in self._kept
         )
-        waiting_bytes, since = self._started[0] if self._started else (0, now)
-        report = LinkReport(
-            self.peer,
-            crossings,
-            self._rtt_s,
-            waiting_bytes,
-            max(0.0, now - max(since, self._finished_s)),
-            self._bytes_total,
-        )
+        report = LinkReport(self.peer, crossings, self._rtt_s, *self._waiting(now), self._bytes_total)
         self._kept.clear()
         self._rtt_s = None
-        estimate = self.estimator.goodput(now)
-        self._reported_bps = None if estimate is None else estimate.value
+        self._told.add(report, now)
+        self._taken_s = now
         return report
+
+    def _waiting(self, now: float) -> tuple[int, float]:
+        """Size of the message that is on its way, and for how long the link has been carrying it."""
+        if not self._started:
+            return 0, 0.0
+        payload_bytes, since_s = self._started[0]
+        return payload_bytes, max(0.0, now - max(since_s, self._finished_s))
 
     def _start_of(self, payload_bytes: int) -> float | None:
         """When the head of the message that has just come in was here; heads of lost messages are skipped."""

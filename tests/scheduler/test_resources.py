@@ -1,0 +1,107 @@
+"""Shares of nodes and links, and the probes of idle links."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.plan import Tier
+from scheduler.estimate import LinkEstimator
+from scheduler.probing import ProbeConfig, Prober
+from scheduler.reports import Crossing, Figure, LinkReport, Report, StageReport
+from scheduler.sharing import LEAST_SHARE, Demand, link_share, node_share, sent_bps, share, usage_of
+from tests.scheduler.test_estimate import step
+from tests.scheduler.toys import plan_of
+from traces.trace import Trace
+
+LINK = ("phone", "edge")
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 10.0), st.floats(0.0, 1.0)), max_size=8), st.floats(0.1, 10.0))
+def test_a_share_is_at_least_fair_and_at_most_all(others: list[tuple[float, float]], weight: float) -> None:
+    found = share(weight, sum(used for _, used in others), [each for each, _ in others])
+    assert LEAST_SHARE <= found <= 1.0
+    assert found >= weight / (weight + sum(each for each, _ in others)) - 1e-12
+
+
+def test_shares_follow_weights_and_what_others_leave() -> None:
+    busy, idle = Demand(3.0, {"edge": 1.0}, {LINK: 8e6}), Demand(1.0, {"edge": 0.2}, {})
+    assert node_share(1.0, "edge", [busy]) == pytest.approx(0.25)
+    assert node_share(1.0, "edge", [idle]) == pytest.approx(0.8)
+    assert node_share(1.0, "other", [busy, idle]) == 1.0
+    assert link_share(1.0, LINK, 10e6, [busy, idle]) == pytest.approx(0.25)
+    assert link_share(1.0, LINK, 80e6, [busy, idle]) == pytest.approx(0.9)
+
+
+def test_usage_counts_stages_that_move() -> None:
+    def stage(stream: str, epoch: int) -> StageReport:
+        return StageReport(
+            stream, epoch, 100, Figure(10.0, 10.0, 10.0), Figure(0.03, 0.03, 0.03), packed_bytes=Figure(1e4, 1e4, 1e4)
+        )
+
+    report = Report("phone", Tier.DEVICE, "i", 1, 0.0, stages=(stage("cam", 1), stage("cam", 2), stage("cam2", 1)))
+    assert usage_of(report, {("cam", 2)}) == {"cam": pytest.approx(0.3)}
+    plan = plan_of("cam", "phone", (Tier.EDGE, "edge"), epoch=2)
+    assert sent_bps(report, plan) == {LINK: pytest.approx(10.0 * 1e4 * 8.0)}
+
+
+class Idle:
+    """A link over which nothing goes but probes."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.prober = Prober()
+        self.estimator: LinkEstimator | None = None
+        self.sent: list[tuple[float, int]] = []
+        self.free_s = 0.0
+        self.under_way: list[tuple[int, float, float]] = []
+
+    def run(self, start_s: int, until_s: int) -> None:
+        """A report and a heartbeat per second."""
+        for second in range(start_s, until_s):
+            now = float(second)
+            self._report(now)
+            for _, size in self.prober.due([LINK], lambda *_: self.estimator, now):
+                self.sent.append((now, size))
+                begin = max(now + 0.01, self.free_s)
+                self.free_s = begin + self.trace.time_to_send(size * 8.0, begin)
+                self.under_way.append((size, begin, self.free_s))
+
+    def _report(self, now: float) -> None:
+        done = [each for each in self.under_way if each[2] <= now]
+        self.under_way = [each for each in self.under_way if each[2] > now]
+        crossings = tuple(Crossing(size, end - begin, now - end, 1, True) for size, begin, end in done)
+        if self.estimator is None and (done or self.under_way):
+            self.estimator = LinkEstimator()
+        if self.estimator is not None:
+            size, begin = self.under_way[0][:2] if self.under_way else (0, now)
+            self.estimator.add(LinkReport("phone", crossings, None, size, max(0.0, now - begin)), now)
+
+
+@pytest.mark.parametrize("bps", [5e6, 50e6, 500e6])
+def test_probes_keep_to_their_budget(bps: float) -> None:
+    idle = Idle(step(bps))
+    idle.run(0, 120)
+    first, *rest = idle.sent
+    assert first[1] == ProbeConfig().first_bytes
+    assert sum(size for _, size in rest) * 8.0 <= 0.011 * bps * 120.0
+    assert len(rest) >= 60
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e6, 20e6), (20e6, 1e6), (1e6, 4e6), (2e3, 20e6), (100e3, 1e6)])
+def test_an_idle_link_that_changed_is_known_within_five_seconds(low: float, high: float) -> None:
+    for offset in range(4):
+        idle = Idle(step(low, high, each_s=30.0 + offset / 4))
+        idle.run(0, 36)
+        assert idle.estimator is not None
+        found = idle.estimator.goodput(35.0)
+        assert found is not None
+        assert found.value == pytest.approx(high, rel=0.2)
+
+
+def test_a_link_of_which_nothing_is_seen_is_tried_again_in_a_while() -> None:
+    prober = Prober()
+    sent = [now for now in range(60) if prober.due([LINK], lambda *_: None, float(now))]
+    assert sent == [0, 10, 20, 30, 40, 50]
+    assert prober.due([], lambda *_: None, 60.0) == []
