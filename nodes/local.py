@@ -133,7 +133,8 @@ class LocalRun:
     def _lost(self, child: Child) -> None:
         """A node died: fatal before the first frame, one line after it."""
         error = failure(child)
-        if not any(stream.admitted for stream in self.watch.streams()):
+        results = self.settings.run_dir / "results.jsonl"
+        if not results.exists() or not results.stat().st_size:
             raise error
         self.console.print(f"warning: {error}", highlight=False)
 

@@ -72,6 +72,8 @@ class Outlet:
         self._factory = factory
         self._directory = directory
         self._sockets: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
+        self._stuck: set[str] = set()
+        """Endpoints that took nothing last time: they get one try without waiting, or every frame would wait anew."""
 
     def __enter__(self) -> Outlet:
         return self
@@ -113,11 +115,14 @@ class Outlet:
         if not endpoint:
             raise Undeliverable(f"node {node}", "its address is not known", "check that it runs and reports")
         socket = self._socket(endpoint)
+        flags = zmq.DONTWAIT if endpoint in self._stuck else 0
         try:
             if message.payload_bytes >= MIN_MESSAGE_BYTES:
-                socket.send_multipart(wire.encode(Message(Head(self._name, message.payload_bytes))))
-            socket.send_multipart(wire.encode(message), copy=False)
+                socket.send_multipart(wire.encode(Message(Head(self._name, message.payload_bytes))), flags)
+            socket.send_multipart(wire.encode(message), flags, copy=False)
+            self._stuck.discard(endpoint)
         except zmq.Again as error:
+            self._stuck.add(endpoint)
             raise Undeliverable(f"node {node}", f"takes nothing at {endpoint}", "check that it runs") from error
 
     def _socket(self, endpoint: str) -> zmq.Socket[bytes]:
@@ -125,5 +130,7 @@ class Outlet:
             self._sockets[endpoint] = self._factory.push(endpoint)
         self._sockets.move_to_end(endpoint)
         while len(self._sockets) > MAX_PEERS:
-            self._sockets.popitem(last=False)[1].close()
+            oldest, socket = self._sockets.popitem(last=False)
+            self._stuck.discard(oldest)
+            socket.close()
         return self._sockets[endpoint]

@@ -21,6 +21,7 @@ from pipeline.frames.results import Hop, Result, as_labels, read_labels, top_k
 from pipeline.frames.sinks import Background, JsonLines, Sink
 from pipeline.frames.sources import Source, open_source
 from pipeline.model.spec import LoadedModel
+from pipeline.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class DeviceSession:
         )
         self.sinks: list[Sink] = []
         self.node = DeviceNode(launch.settings(), self.model, stream, self.emit)
-        self.node.admission.on_switch = self.gatherer.used
+        self.node.admission.on_switch = self._switched
         self.node.admission.source_fps = self.source.fps or 0.0
 
     def run(self, child: bool) -> Summary:
@@ -131,6 +132,10 @@ class DeviceSession:
             for frame, picture in prefetcher:
                 if not offer(Waiting(frame, picture)):
                     return
+
+    def _switched(self, plan: Plan, first_frame: int) -> None:
+        self.gatherer.used(plan, first_frame)
+        self.node.changed()
 
     def _open_sinks(self, stack: contextlib.ExitStack) -> None:
         if self.settings.run_dir is not None:

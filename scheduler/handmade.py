@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.errors import PlanError
 from pipeline.model.graph import INPUT, OUTPUT, Cut, ModelGraph, bits
+from pipeline.packing.sessions import open_encoder
 from pipeline.plan import Link, Plan, Stage, Tier
 
 
@@ -24,6 +25,7 @@ def plan_of(
 
     Raises:
         UnknownCut: a cut that the model does not have.
+        CodecError: a codec that does not exist.
         PlanError: the numbers of cuts, codecs and links do not match, or the cuts are not nested.
     """
     tiers = [tier for tier in Tier if tier in nodes]
@@ -36,6 +38,8 @@ def plan_of(
             f"plan for {' -> '.join(tiers)}", f"{len(cuts)} cuts and {len(codecs)} codecs for {links} links",
             "give one cut per link, and one codec for all links or one per link",
         )  # fmt: skip
+    for name in codecs:
+        open_encoder(name)
     ends = [*(each.name for each in cuts), OUTPUT]
     stages = tuple(Stage(tier, nodes[tier], until) for tier, until in zip(tiers, ends, strict=True))
     plan = Plan(epoch, stream, graph.fingerprint, stages, tuple(Link(name) for name in codecs))

@@ -1,0 +1,29 @@
+"""Fixtures for all tests: nothing that a test starts may outlive it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+GRACE_S = 5.0
+"""Time in which threads and processes that are already told to stop must be gone."""
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread or a child process behind."""
+    threads = set(threading.enumerate())
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    deadline_s = time.monotonic() + GRACE_S
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+    left = [thread.name for thread in set(threading.enumerate()) - threads if not thread.name.startswith("pydevd")]
+    assert not left, f"threads left behind: {left}"
+    new = [child for child in psutil.Process().children(recursive=True) if child.pid not in children]
+    _, alive = psutil.wait_procs(new, timeout=max(0.0, deadline_s - time.monotonic()))
+    assert not alive, f"processes left behind: {alive}"

@@ -1,0 +1,145 @@
+"""`anabranch run`: real processes, what they leave behind, and what happens when they are hurt."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from nodes.summary import Summary
+from pipeline.frames.results import Result
+from pipeline.model.spec import load_model
+from tests.nodes.processes import Running, anabranch, eventually, lines
+from tests.nodes.tiny import SPEC, picture_folder, reference
+
+FRAMES = 120
+SLOW = ("--emulate-speed", "device=0.05,edge=0.05,cloud=0.05")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures for all tests of this module."""
+    return picture_folder(tmp_path_factory.mktemp("run") / "pictures", FRAMES)
+
+
+def _run_arguments(pictures: Path, run_dir: Path, *more: str) -> list[str | Path]:
+    return ["run", "--source", pictures, "--model", SPEC, "--run-dir", run_dir, *more]
+
+
+def _check_results(run_dir: Path, frames: int) -> list[Result]:
+    """Every frame once, in order, with the whole network's answer."""
+    text = (run_dir / "results.jsonl").read_bytes().splitlines()
+    results = [msgspec.json.decode(line, type=Result) for line in text]
+    assert [result.frame for result in results] == list(range(frames))
+    model = load_model(SPEC)
+    for result in results[:: max(1, frames // 20)]:
+        scores = reference(model, result.frame).softmax(1).flatten()
+        assert result.top[0].index == int(scores.argmax())
+        assert result.top[0].probability == pytest.approx(float(scores.max()), abs=1e-5)
+    return results
+
+
+def test_a_run_leaves_a_whole_account(pictures: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    done = anabranch(*_run_arguments(pictures, run_dir, "--json"))
+    assert done.returncode == 0, done.stderr
+    summary = msgspec.json.decode(done.stdout, type=Summary)
+    assert summary.frames_admitted == summary.results == FRAMES
+    assert summary.epochs == {1: FRAMES}
+    assert [stage.node for stage in summary.stages] == ["device-1", "edge-1", "cloud-1"]
+    assert set(summary.link_bytes) == {"device-1 -> edge-1", "edge-1 -> cloud-1"}
+    results = _check_results(run_dir, FRAMES)
+    assert all([hop.node for hop in result.hops] == ["device-1", "edge-1", "cloud-1"] for result in results)
+    (entry,) = json.loads((run_dir / "plan.json").read_bytes())
+    assert entry["first_frame"] == 0 and entry["plan"]["epoch"] == 1
+    header, *events = (run_dir / "events.jsonl").read_bytes().splitlines()
+    assert json.loads(header)["log"] == "anabranch events"
+    kinds = {
+        json.loads(line).get("instruction", {}).get("record", {}).get("kind") for line in events if b'"log"' in line
+    }
+    assert {"join", "prepare", "commit", "switched"} <= kinds
+
+
+@pytest.mark.parametrize("kind", ["edge", "cloud"])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_node_that_is_hurt_costs_no_frame(pictures: Path, tmp_path: Path, kind: str, blow: signal.Signals) -> None:
+    run_dir = tmp_path / "run"
+    with Running(_run_arguments(pictures, run_dir, *SLOW)) as running:
+        eventually(lambda: lines(run_dir / "results.jsonl") > 10, "ten results")
+        running.node(kind).send_signal(blow)
+        code, output, errors = running.finish()
+    assert code == 0, errors + output
+    results = _check_results(run_dir, FRAMES)
+    assert {result.epoch for result in results} > {1}
+    summary = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
+    assert sum(summary.readmitted.values()) > 0
+
+
+def test_ctrl_c_stops_everything_and_keeps_the_account(pictures: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with Running(_run_arguments(pictures, run_dir, *SLOW)) as running:
+        eventually(lambda: lines(run_dir / "results.jsonl") > 10, "ten results")
+        family = running.family()
+        running.process.send_signal(signal.SIGINT)
+        code, output, errors = running.finish()
+    assert code == 0, errors + output
+    assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    summary = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
+    assert 10 < summary.results == lines(run_dir / "results.jsonl") < FRAMES
+    assert "Traceback" not in errors
+
+
+def test_no_orphan_outlives_a_killed_parent(pictures: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with Running(_run_arguments(pictures, run_dir, *SLOW)) as running:
+        eventually(lambda: lines(run_dir / "results.jsonl") > 2, "two results")
+        family = running.family()
+        assert len(family) == 4
+        running.process.kill()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive, [child.cmdline() for child in alive]
+
+
+WRONG = {
+    "missing video": (["--source", "no-such.mp4"], "no-such.mp4: not found"),
+    "unknown cut": (["--cut", "nonsense,second"], "cut 'nonsense'"),
+    "unknown codec": (["--codec", "nonsense"], "codec 'nonsense'"),
+    "unknown model": (["--model", "tests.nodes.tiny:nonsense"], "nonsense"),
+    "weights that are none": (["--weights", "pyproject.toml"], "not a readable state dict"),
+    "run folder on a file": (["--run-dir", "pyproject.toml/run"], "run folder"),
+    "tiers out of order": (["--tiers", "cloud,device"], "--tiers"),
+    "speed above one": (["--emulate-speed", "device=2"], "--emulate-speed"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG, ids=list(WRONG))
+def test_wrong_input_gets_one_line_that_names_it(case: str, pictures: Path, tmp_path: Path) -> None:
+    arguments, says = WRONG[case]
+    done = anabranch(*_run_arguments(pictures, tmp_path / "run", *arguments))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("error: ") and says in line
+
+
+def test_a_taken_port_is_named() -> None:
+    import zmq
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with context.socket(zmq.PULL) as socket:
+            port = socket.bind_to_random_port("tcp://127.0.0.1")
+            done = anabranch("edge", "--model", SPEC, "--listen", f"tcp://127.0.0.1:{port}")
+    finally:
+        context.term()
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: address tcp://127.0.0.1:{port}: address already in use")
+
+
+def test_an_address_beyond_loopback_needs_to_be_wanted() -> None:
+    done = anabranch("edge", "--model", SPEC, "--listen", "tcp://0.0.0.0:*")
+    assert done.returncode == 1 and "--insecure" in done.stderr
