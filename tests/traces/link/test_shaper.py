@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.traces.waiting import until
 from traces.errors import TraceError
 from traces.link import Address, LinkSettings, Shaper, ShaperConfig, ShaperProcess
 from traces.link.control import execute, serve_commands
@@ -127,15 +128,6 @@ def is_gone(client: socket.socket) -> bool:
         return client.recv(1) == b""
     except ConnectionError:
         return True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition, at most 10 s."""
-    limit_s = time.monotonic() + 10
-    waiter = threading.Event()
-    while not condition():
-        assert time.monotonic() < limit_s, "the condition did not come true"
-        waiter.wait(0.005)
 
 
 def round_trip_s(client: socket.socket) -> float:
