@@ -16,10 +16,11 @@ from nodes.outlet import Directory, Outlet
 from nodes.sockets import SocketFactory
 from nodes.stage import Deliver, EmulatedSpeed, StageLoop
 from nodes.telemetry import LoadMeter
+from pipeline.frames.wire import MAX_PROBE_BYTES, Message, Probe
 from pipeline.model.spec import LoadedModel
 from pipeline.plan import Plan, Tier
 from pipeline.stage import StageProgram, prepare
-from scheduler.commands import Announcement, Command
+from scheduler.commands import Announcement, Command, ProbeOrder
 from scheduler.reports import Endpoints, QueueReport, Report
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,10 @@ class Node:
         if isinstance(command, Announcement):
             self.directory.learn(command.stream, command.current.stages[0].node, command.peers)
             self.epochs.keep(command.stream, [plan for plan in command.plans if self.is_named(plan)])
+        elif isinstance(command, ProbeOrder) and command.source == self.name:
+            payload = bytes(min(command.payload_bytes, MAX_PROBE_BYTES))
+            self.directory.learn_peer(command.target, Endpoints(frames=command.endpoint))
+            self.loop.measure(command.target, Message(Probe(self.name), [payload]))
 
     def is_named(self, plan: Plan) -> bool:
         """Whether this node has anything to do in `plan`."""

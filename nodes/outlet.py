@@ -40,6 +40,11 @@ class Directory:
             self._origins[stream] = origin
             self._peers.update(peers)
 
+    def learn_peer(self, node: str, endpoints: Endpoints) -> None:
+        """Take the endpoints of one node, if none are known yet."""
+        with self._lock:
+            self._peers.setdefault(node, endpoints)
+
     def inbox(self, node: str) -> str:
         """Any inbox of a node: a device has one for results alone."""
         endpoints = self._endpoints(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -45,11 +46,10 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in [*self.family(), self.process]:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        for child in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self.process.kill()
         self.process.communicate()
 
     def family(self) -> list[psutil.Process]:
