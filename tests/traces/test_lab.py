@@ -21,7 +21,7 @@ from traces.trace import Trace
 PAYLOAD_SHARE = 1448 / 1514
 """Of the bytes that the token bucket counts, those that a program sees: the rest are Ethernet, IP and TCP headers."""
 
-SECONDS = 5
+SECONDS = 4
 RECEIVE = """
 import json, socket, sys, time
 listener = socket.create_server(("", 7000))
