@@ -79,7 +79,7 @@ def packing(rng: np.random.Generator, graph: ModelGraph, codecs: int) -> Packing
         for a, b, c, d in rng.integers(0, where, (4, 4))
     }
     return PackingTable(
-        tuple(f"c{n}" for n in range(codecs)),
+        ("fp32", "q4", "jpeg80", "q8")[:codecs],
         nbytes,
         drop,
         1e-3 * rng.integers(0, 4, shape).astype(np.float64),
