@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.plan import Plan, Tier
 from scheduler.problem import LinkEstimate, LoadEstimate
@@ -46,6 +46,7 @@ class Outlook:
     demands: Mapping[str, Demand]
     """By stream."""
     now: float
+    _least_busy: dict[Tier | None, list[NodeRecord]] = field(default_factory=dict)
 
     def nodes(self, state: StreamState) -> list[NodeRecord]:
         """The stream's candidates: its device, then edges, clouds and tile workers."""
@@ -56,7 +57,9 @@ class Outlook:
         return found
 
     def _of_tier(self, state: StreamState, tier: Tier | None, limit: int) -> list[NodeRecord]:
-        least_busy = self.registry.candidates(tier, limit)
+        if tier not in self._least_busy:
+            self._least_busy[tier] = self.registry.candidates(tier, limit)
+        least_busy = self._least_busy[tier]
         used = [self.registry.get(name) for name in participants(state.current)]
         kept = [each for each in used if each is not None and each.usable and each.report.tier is tier]
         every = {each.name: each for each in (*least_busy, *kept)}

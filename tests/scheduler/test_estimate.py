@@ -29,7 +29,8 @@ HALF_IDLE_FPS = 10.0
 
 def step(*rates_bps: float, each_s: float = 20.0) -> Trace:
     """Rates that hold for 20 s each."""
-    return Trace(np.arange(len(rates_bps), dtype=np.float64) * each_s, np.array(rates_bps, dtype=np.float64), each_s * len(rates_bps), loop=False)
+    starts, rates = np.arange(len(rates_bps)) * each_s, np.array(rates_bps)
+    return Trace(starts.astype(np.float64), rates.astype(np.float64), each_s * len(rates_bps), loop=False)
 
 
 @pytest.mark.parametrize("fps", [0.0, 5.0, 30.0])
