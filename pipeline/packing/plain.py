@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -53,4 +55,34 @@ class Raw:
         return spec.nbytes
 
 
+class Half:
+    """`fp16`: half floats; within half a unit of their last place, up to 65504."""
+
+    name = "fp16"
+    lossless = False
+
+    def encode(self, tensor: Tensor, spec: TensorSpec) -> Buffer:
+        """See `Codec.encode`."""
+        if tensor.dtype != torch.float32 or spec.dtype != "float32":
+            raise CodecError(f"tensor {spec.name}", f"fp16 carries float32, not {spec.dtype}", "use fp32")
+        half = tensor.detach().to(torch.float16)
+        if not torch.isfinite(half).all():
+            raise CodecError(f"tensor {spec.name}", "holds NaN, infinity or values beyond 65504")
+        return raw_view(half.contiguous())
+
+    def decode(self, buffer: Buffer, spec: TensorSpec) -> Tensor:
+        """See `Codec.decode`."""
+        if spec.dtype != "float32":
+            raise CodecError(f"tensor {spec.name}", f"fp16 carries float32, not {spec.dtype}")
+        half = from_raw(buffer, dataclasses.replace(spec, dtype="float16"))
+        if not torch.isfinite(half).all():
+            raise CodecError(f"tensor {spec.name}", "half floats hold NaN or infinity, which no sender makes")
+        return half.to(torch.float32)
+
+    def max_nbytes(self, spec: TensorSpec) -> int:
+        """See `Codec.max_nbytes`; exact."""
+        return 2 * spec.numel
+
+
 register(Raw())
+register(Half())

@@ -6,16 +6,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
-from pipeline.packing import codec, plain
+from pipeline.packing import codec
 from pipeline.packing.codec import Buffer, Codec
+from pipeline.packing.temporal import MissingReference, Temporal
 
-__all__ = ["DecoderSession", "EncoderSession", "MissingReference", "open_decoder", "open_encoder", "plain"]
-
-
-class MissingReference(CodecError):
-    """A difference to a frame that this decoder does not hold: the sender must send a key frame."""
+__all__ = ["DecoderSession", "EncoderSession", "MissingReference", "open_decoder", "open_encoder"]
 
 
 class EncoderSession(Protocol):
@@ -55,7 +51,8 @@ def open_encoder(name: str) -> EncoderSession:
     Raises:
         CodecError: there is none.
     """
-    return _Stateless(codec.get(name))
+    found = codec.get(name)
+    return found.open_encoder() if isinstance(found, Temporal) else _Stateless(found)
 
 
 def open_decoder(name: str) -> DecoderSession:
@@ -64,4 +61,5 @@ def open_decoder(name: str) -> DecoderSession:
     Raises:
         CodecError: there is none.
     """
-    return _Stateless(codec.get(name))
+    found = codec.get(name)
+    return found.open_decoder() if isinstance(found, Temporal) else _Stateless(found)
