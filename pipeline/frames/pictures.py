@@ -42,7 +42,7 @@ class PictureFolder(Source):
             except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
                 broken.append(path.name)
                 self.settings.notify("picture-skipped", f"{path}: cannot be read ({error})")
-                self.ended_early = f"{self.name}: {len(broken)} pictures could not be read (first: {broken[0]})"
+                self.ended_early = f"{len(broken)} of {len(self.paths)} pictures could not be read (first: {broken[0]})"
                 continue
             yield Shot(float(position), rgb, self._truth.get(path.name))
 

@@ -64,7 +64,7 @@ class Source(ABC):
     live: bool = False
     """Whether pictures that nobody takes in time are lost."""
     ended_early: str | None = None
-    """Set when not everything came that should have: why, in one line. Frames before it are good."""
+    """Set when not everything came that should have: why, without the name, in one line. What came before is good."""
 
     def __init__(self, name: str, settings: SourceSettings) -> None:
         self.name = name

@@ -43,9 +43,9 @@ class VideoFile(Source):
                 yield Shot(count * period if time_s is None else time_s, rgb)
                 count += 1
             if missing := self._decoder.missing():
-                self.ended_early = f"{self.name}: breaks off after {count} frames ({missing} there)"
+                self.ended_early = f"breaks off after {count} frames ({missing} there)"
         except (av.FFmpegError, OSError) as error:
-            self.ended_early = f"{self.name}: breaks off after {count} frames ({reason_of(error)})"
+            self.ended_early = f"breaks off after {count} frames ({reason_of(error)})"
         finally:
             self._decoder.close()
 
