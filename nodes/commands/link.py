@@ -80,10 +80,8 @@ def _settings(delay: str, jitter: str, loss_pause: str, queue: str | None, seed:
 def _config(trace: str, trace_up: str | None, to: str, listen: str, given: dict[str, float]) -> ShaperConfig:
     down, up = load_both_ways(trace)
     up = load_trace(trace_up) if trace_up else up
-    config = ShaperConfig(up, down, Address.parse(to), Address.parse(listen))
-    given.setdefault("queue_bytes", config.link_settings().queue_bytes)
     settings = LinkSettings(**given)  # type: ignore[arg-type]
-    return ShaperConfig(up, down, config.to, config.listen, settings)
+    return ShaperConfig(up, down, Address.parse(to), Address.parse(listen), settings)
 
 
 def _report(shaper: Shaper, quiet: bool) -> None:

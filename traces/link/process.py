@@ -67,7 +67,7 @@ class ShaperProcess:
             "up": self._file(self._config.up),
             "down": self._file(self._config.down),
             "epoch_s": self._config.epoch_s,
-            "settings": asdict(self._config.link_settings()),
+            "settings": asdict(self._config.settings),
         }
         command = [sys.executable, "-m", "traces.link", json.dumps(settings)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

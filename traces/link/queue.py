@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from traces.errors import TraceError
 from traces.trace import Trace
 
+QUEUE_S = 0.1
+MIN_QUEUE_BYTES = 64 * 1024
 PACKET_BYTES = 1500
 """Size at which losses are drawn, and the finest piece that a waiter is woken for."""
 _SLACK_BITS = 1e-3
@@ -24,8 +26,9 @@ _SLACK_BITS = 1e-3
 class LinkSettings:
     """What a link does beside its rate."""
 
-    queue_bytes: int = 256 * 1024
-    """Bytes that may wait. What flies does not count."""
+    queue_bytes: int = 0
+    """Bytes that may wait; 0 is what passes in 100 ms at the trace's mean rate, at least 64 KiB. What flies does not
+    count."""
     delay_s: float = 0.0
     """Propagation, one way."""
     jitter_s: float = 0.0
@@ -38,7 +41,7 @@ class LinkSettings:
     """Of the draws for jitter and loss."""
 
     def __post_init__(self) -> None:
-        if self.queue_bytes < PACKET_BYTES:
+        if self.queue_bytes != 0 and self.queue_bytes < PACKET_BYTES:
             raise TraceError("link", f"a queue of {self.queue_bytes} bytes holds no packet", "give at least 1500")
         if not (0 <= self.delay_s < math.inf and 0 <= self.jitter_s < math.inf and 0 <= self.loss_pause_s < math.inf):
             raise TraceError("link", "a delay is negative or not finite")
@@ -75,6 +78,7 @@ class LinkQueue:
         self._paused = False
         self._random = random.Random(settings.seed)
         self._until_loss_bytes = self._draw_loss()
+        self._bound_bytes = self._bound()
         self.queued_bytes = 0
         """Bytes that wait."""
         self.flying_bytes = 0
@@ -83,9 +87,14 @@ class LinkQueue:
         """Pauses drawn so far."""
 
     @property
+    def bound_bytes(self) -> int:
+        """Bytes that may wait at most."""
+        return self._bound_bytes
+
+    @property
     def room_bytes(self) -> int:
         """Bytes that may be pushed now."""
-        return max(0, self._settings.queue_bytes - self.queued_bytes)
+        return max(0, self._bound_bytes - self.queued_bytes)
 
     @property
     def trace_time_s(self) -> float:
@@ -157,6 +166,7 @@ class LinkQueue:
         self.advance(now_s)
         self._trace = trace
         self._origin_s = self._now_s - at_s
+        self._bound_bytes = self._bound()
 
     def set_origin(self, origin_s: float, now_s: float) -> None:
         """Says at which time the trace is at 0."""
@@ -167,7 +177,11 @@ class LinkQueue:
         """Goes on with another delay, queue bound or loss; what flies already keeps its times."""
         self.advance(now_s)
         self._settings = settings
+        self._bound_bytes = self._bound()
         self._until_loss_bytes = self._draw_loss()
+
+    def _bound(self) -> int:
+        return self._settings.queue_bytes or max(MIN_QUEUE_BYTES, int(self._trace.mean_bps * QUEUE_S / 8))
 
     def _serve(self, until_s: float) -> None:
         """Moves from waiting to flying what the link passes between its own time and `until_s`."""

@@ -30,6 +30,7 @@ SMALL_BUFFER_BPS = 100e6
 """Up to this rate the kernel's socket buffers are set small, or they would be a second, hidden queue."""
 SMALL_BUFFER_S = 0.01
 MIN_BUFFER_BYTES = 32 * 1024
+MAX_BUFFER_BYTES = 4 * 2**20
 
 
 @dataclass
@@ -39,10 +40,13 @@ class Direction:
     index: int
     """0 from client to target (up), 1 back (down)."""
     queue: LinkQueue
-    resume_bytes: int
-    """Room that must be free again before a full queue is read into."""
     counters: DirectionCounters = field(default_factory=DirectionCounters)
     full: bool = False
+
+    @property
+    def resume_bytes(self) -> int:
+        """Room at which a full queue is read into again: in pieces, not byte by byte, but before it runs dry."""
+        return min(self.queue.bound_bytes // 4, 64 * 1024)
 
 
 class Connection:
@@ -90,7 +94,7 @@ class Relay:
         """Ends the current sleep; may be called from any thread."""
         try:
             self._wake_end.send(b"\0")
-        except (BlockingIOError, OSError):
+        except OSError:
             pass  # it is awake already, or closed
 
     def step(self) -> None:
@@ -169,7 +173,8 @@ class Relay:
         for sock in (client, connection.server):
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._set_buffers(sock)
+            if self.buffer_bytes:
+                _set_buffers(sock, self.buffer_bytes)
         try:
             problem = connection.server.connect_ex((self._target.host, self._target.port))
         except OSError as error:
@@ -179,16 +184,13 @@ class Relay:
         else:
             self._fail(connection, OSError(problem, "target unreachable"))
 
-    def set_buffers(self) -> None:
-        """Gives every socket the buffer size that now applies."""
+    def set_buffers(self, nbytes: int) -> None:
+        """Another size for the sockets' buffers; 0 leaves new sockets to the kernel."""
+        self.buffer_bytes = nbytes
         for connection in self.connections:
-            self._set_buffers(connection.client)
-            self._set_buffers(connection.server)
-
-    def _set_buffers(self, sock: socket.socket) -> None:
-        if self.buffer_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.buffer_bytes)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.buffer_bytes)
+            # A size once set cannot be handed back to the kernel: give the most that it allows instead.
+            for sock in (connection.client, connection.server):
+                _set_buffers(sock, nbytes or MAX_BUFFER_BYTES)
 
     def _on_socket(self, connection: Connection, sock: socket.socket, events: int) -> None:
         try:
@@ -299,6 +301,11 @@ class Relay:
                 pass
         except BlockingIOError:
             pass
+
+
+def _set_buffers(sock: socket.socket, nbytes: int) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, nbytes)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, nbytes)
 
 
 def _reset(sock: socket.socket) -> None:

@@ -33,10 +33,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Way = Literal["up", "down", "both"]
 
-QUEUE_S = 0.1
-"""Length of the queue where none is given: what passes in this time at the trace's mean rate."""
-MIN_QUEUE_BYTES = 64 * 1024
 ANY_PORT = Address("127.0.0.1", 0)
+NO_EXTRAS = LinkSettings()
 _ANSWER_S = 10.0
 """How long a caller waits for the relay's thread, which answers within milliseconds unless the machine is stuck."""
 
@@ -53,17 +51,10 @@ class ShaperConfig:
     """Where connections are passed on to."""
     listen: Address = ANY_PORT
     """Where connections are taken; port 0 takes a free one."""
-    settings: LinkSettings | None = None
-    """Queue, delay, jitter and loss, of each direction; None is a queue of 100 ms and nothing else."""
+    settings: LinkSettings = NO_EXTRAS
+    """Queue, delay, jitter and loss, of each direction."""
     epoch_s: float | None = None
     """`time.monotonic()` at which the traces are at 0 (it is one clock for all processes of a machine); None: start."""
-
-    def link_settings(self) -> LinkSettings:
-        """The settings, with the queue's length worked out where none was given."""
-        if self.settings is not None:
-            return self.settings
-        mean_bps = max(self.up.mean_bps, self.down.mean_bps)
-        return LinkSettings(queue_bytes=max(MIN_QUEUE_BYTES, int(mean_bps * QUEUE_S / 8)))
 
 
 class Shaper:
@@ -71,12 +62,13 @@ class Shaper:
 
     def __init__(self, config: ShaperConfig) -> None:
         self._config = config
-        self._settings = config.link_settings()
+        self._settings = config.settings
         self._relay: Relay | None = None
         self._address = config.listen
         self._thread: threading.Thread | None = None
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._paused = False
+        self._traces = (config.up, config.down)
 
     def __enter__(self) -> Shaper:
         return self.start()
@@ -145,8 +137,8 @@ class Shaper:
         def act(relay: Relay, now_s: float) -> None:
             for direction in _directions(relay, way):
                 direction.queue.set_trace(trace, now_s, at_s)
-            relay.buffer_bytes = _buffer_bytes(trace) or relay.buffer_bytes
-            relay.set_buffers()
+            self._traces = (self._traces[0] if way == "down" else trace, self._traces[1] if way == "up" else trace)
+            relay.set_buffers(_buffer_bytes(*self._traces))
 
         self._call(act)
 
@@ -171,7 +163,6 @@ class Shaper:
         def act(relay: Relay, now_s: float) -> None:
             for direction in _directions(relay, way):
                 direction.queue.set_settings(settings, now_s)
-                direction.resume_bytes = _resume_bytes(settings)
 
         self._call(act)
 
@@ -227,7 +218,7 @@ class Shaper:
         now_s = time.monotonic()
         link_queue = LinkQueue(trace, settings, now_s)
         link_queue.set_origin(epoch_s, now_s)
-        return Direction(index, link_queue, _resume_bytes(settings))
+        return Direction(index, link_queue)
 
     def _set_paused(self, relay: Relay, paused: bool, now_s: float) -> None:
         self._paused = paused
@@ -270,11 +261,6 @@ def _direction_stats(direction: Direction, now_s: float) -> DirectionStats:
 
 def _directions(relay: Relay, way: Way) -> list[Direction]:
     return [direction for name, direction in (("up", relay.up), ("down", relay.down)) if way in (name, "both")]
-
-
-def _resume_bytes(settings: LinkSettings) -> int:
-    """Room at which a full queue is read into again: in pieces, not byte by byte, but long before it runs dry."""
-    return min(settings.queue_bytes // 4, 64 * 1024)
 
 
 def _buffer_bytes(*traces: Trace) -> int:

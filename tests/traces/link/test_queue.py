@@ -199,3 +199,12 @@ def test_more_than_there_is_room_for_is_refused() -> None:
     queue = LinkQueue(Trace.constant(1e6), LinkSettings(queue_bytes=2000))
     with pytest.raises(TraceError, match="do not fit"):
         queue.push(1, 2001, 0.0)
+
+
+def test_the_queue_is_as_long_as_100_ms_unless_it_is_given() -> None:
+    queue = LinkQueue(Trace.constant(80e6), LinkSettings())
+    assert queue.bound_bytes == queue.room_bytes == 1_000_000
+    queue.set_trace(Trace.constant(1e6), 1.0)
+    assert queue.bound_bytes == 64 * 1024
+    queue.set_settings(LinkSettings(queue_bytes=5000), 1.0)
+    assert queue.bound_bytes == 5000

@@ -22,6 +22,7 @@ from traces.link.control import execute, serve_commands
 from traces.trace import Trace
 
 FAST = Trace.constant(1e9)
+NO_EXTRAS = LinkSettings()
 
 
 class Server:
@@ -88,7 +89,7 @@ def swallow(connection: socket.socket) -> None:
 
 @contextmanager
 def linked(
-    serve: Callable[[socket.socket], None], up: Trace = FAST, down: Trace = FAST, settings: LinkSettings | None = None
+    serve: Callable[[socket.socket], None], up: Trace = FAST, down: Trace = FAST, settings: LinkSettings = NO_EXTRAS
 ) -> Iterator[Shaper]:
     """A server behind a shaped link."""
     server = Server(serve)
