@@ -109,7 +109,7 @@ class Admission:
         self._epochs = epochs
         self._highest_epoch = 0
         self._highest_used = 0
-        self._lost: frozenset[str] = frozenset()
+        self._lost: dict[str, int] = {}
         self._announced: dict[int, Plan] = {0: fallback}
         self._waiting: Waiting | None = None
         self._retries: deque[Attempt] = deque()
@@ -253,14 +253,14 @@ class Admission:
             self._highest_epoch = max(self._highest_epoch, *(plan.epoch for plan in announcement.plans))
             self._announced |= {plan.epoch: plan for plan in announcement.plans}
             self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-MAX_ANNOUNCED:]}
-            self._lost = frozenset(announcement.lost)
+            self._lost = announcement.lost
             self._follow(announcement.committed)
             self._leave_lost_nodes()
             self._changed.notify_all()
 
     def _follow(self, plan: Plan) -> None:
         is_new = plan.epoch > self._highest_used
-        if is_new and self._epochs.is_ready(self.stream, plan.epoch) and not self._lost & set(plan.nodes):
+        if is_new and self._epochs.is_ready(self.stream, plan.epoch) and not self._lost_nodes(plan):
             self.fallback_reason = ""
             self._use(plan)
 
@@ -270,12 +270,16 @@ class Admission:
         self.counts.first_frame = None
         self.ledger.window = credit_window(plan)
 
+    def _lost_nodes(self, plan: Plan) -> list[str]:
+        """Nodes of `plan` that are dead, or have forgotten its epoch in a new start."""
+        return [name for name in plan.nodes if self._lost.get(name, -1) >= plan.epoch]
+
     def _leave_lost_nodes(self) -> None:
-        if self._lost & set(self.plan.nodes):
-            self._fall_back(f"lost {', '.join(sorted(self._lost))}")
+        if gone := self._lost_nodes(self.plan):
+            self._fall_back(f"lost {', '.join(gone)}")
         for entry in self.ledger.entries():
             plan = self._announced.get(entry.epoch)
-            if plan is not None and self._lost & set(plan.nodes):
+            if plan is not None and plan.epoch != self.plan.epoch and self._lost_nodes(plan):
                 self._retry(entry.frame, entry.attempt, "node-lost")
 
     # --- what the reports say

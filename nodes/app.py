@@ -8,8 +8,9 @@ import sys
 
 import typer
 
-from nodes.commands import cloud, device, edge, run, scheduler
+from nodes.commands import bench, cloud, device, edge, link, model, run, scheduler, traces
 from pipeline.errors import AnabranchError
+from traces.errors import TraceError
 
 app = typer.Typer(
     name="anabranch",
@@ -24,6 +25,10 @@ app.command("device")(device.device)
 app.command("edge")(edge.edge)
 app.command("cloud")(cloud.cloud)
 app.command("scheduler")(scheduler.scheduler)
+app.command("link")(link.link)
+app.command("bench")(bench.bench)
+app.add_typer(model.app, name="model")
+app.add_typer(traces.app, name="traces")
 
 
 @app.callback()
@@ -38,7 +43,7 @@ def main() -> None:
     """Run the command line; an error of ours is one line on standard error and exit code 1."""
     try:
         app()
-    except AnabranchError as error:
+    except (AnabranchError, TraceError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
 

@@ -30,7 +30,8 @@ class EpochStore:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._programs: OrderedDict[tuple[str, int], StageProgram | None] = OrderedDict()
-        self._wanted: dict[str, set[int]] = {}
+        self._oldest: dict[str, int] = {}
+        """By stream, the lowest epoch (but 0) of which frames may still come."""
         self._building: set[tuple[str, int]] = set()
         self._refused: dict[tuple[str, int], str] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
@@ -48,11 +49,11 @@ class EpochStore:
         with self._lock:
             return (stream, epoch) in self._programs
 
-    def keep(self, stream: str, plans: Iterable[Plan]) -> None:
-        """Build what is new among `plans`; these and no others of the stream must stay runnable."""
+    def keep(self, stream: str, plans: Iterable[Plan], oldest: int) -> None:
+        """Build what is new among `plans`, and free what is of an epoch below `oldest`."""
         plans = list(plans)
         with self._lock:
-            self._wanted[stream] = {plan.epoch for plan in plans}
+            self._oldest[stream] = oldest
             self._forget_namesakes(plans)
             due = [plan for plan in plans if self._is_due(stream, plan.epoch)]
             self._building.update((stream, plan.epoch) for plan in due)
@@ -65,7 +66,7 @@ class EpochStore:
         """Enter a program that was built elsewhere."""
         with self._lock:
             self._programs[program.plan.stream, program.plan.epoch] = program
-            self._wanted.setdefault(program.plan.stream, set()).add(program.plan.epoch)
+            self._oldest.setdefault(program.plan.stream, program.plan.epoch)
 
     def refusal(self, stream: str, epoch: int) -> str | None:
         """Why that epoch cannot be run here."""
@@ -82,7 +83,7 @@ class EpochStore:
                     tuple(sorted(epoch for name, epoch in self._building if name == stream)),
                     {str(epoch): why for (name, epoch), why in self._refused.items() if name == stream},
                 )
-                for stream in self._wanted
+                for stream in self._oldest
             )
 
     def close(self) -> None:
@@ -104,10 +105,10 @@ class EpochStore:
         return key not in self._programs and key not in self._building and key not in self._refused
 
     def _trim(self) -> None:
-        """Forget what no announcement names. Epoch 0 stays: it is the way back when all else is lost."""
+        """Forget what no frame needs any more. Epoch 0 stays: it is the way back when all else is lost."""
         for known in (self._programs, self._refused, self._plans):
             for stream, epoch in list(known):
-                if epoch and epoch not in self._wanted.get(stream, ()):
+                if 0 < epoch < self._oldest.get(stream, 0):
                     del known[stream, epoch]
         while len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
@@ -135,5 +136,5 @@ class EpochStore:
             self._building.discard(key)
             if reason is not None:
                 self._refused[key] = reason
-            elif plan.epoch in self._wanted.get(plan.stream, ()):
+            elif plan.epoch >= self._oldest.get(plan.stream, 0):
                 self._programs[key] = program

@@ -111,7 +111,7 @@ class Node:
         """Take the scheduler's word."""
         if isinstance(command, Announcement):
             self.directory.learn(command.stream, command.current.stages[0].node, command.peers)
-            self.epochs.keep(command.stream, [plan for plan in command.plans if self.is_named(plan)])
+            self.epochs.keep(command.stream, [plan for plan in command.plans if self.is_named(plan)], command.oldest)
         elif isinstance(command, ProbeOrder) and command.source == self.name:
             payload = bytes(min(command.payload_bytes, MAX_PROBE_BYTES))
             self.directory.learn_peer(command.target, Endpoints(frames=command.endpoint))

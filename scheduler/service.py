@@ -33,8 +33,8 @@ from scheduler.events import (
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 1.0
-"""The scheduler's heartbeat: all announcements are published again."""
+TICK_S = 0.25
+"""How often the core looks at deaths, time-outs and plans that are due."""
 
 MAX_LOG_BYTES = 1 << 30
 """The event log stops growing here: at 20 kB/s for ten nodes that is half a day; a longer run keeps its decisions."""
