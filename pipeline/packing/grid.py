@@ -83,8 +83,7 @@ def rate_grid(elements: Floats, bits: float, name: str) -> Grid:
         CodecError: NaN, infinity, or beyond `kernels.LIMIT`.
     """
     kernels.value_range(elements, name)
-    mean = float(elements.mean(dtype=np.float64))
-    deviation = float(elements.std(dtype=np.float64, mean=mean))
+    mean, deviation = kernels.moments(elements)
     origin = float(np.float32(mean)) if abs(mean) > 4 * deviation else 0.0
     step = float(np.float32(max(deviation * 2 ** (GAUSS_BITS - bits), abs(mean) * 1e-6, kernels.LEAST_STEP)))
     return Grid(origin, step)

@@ -223,3 +223,16 @@ def from_integers(codes: Any, origin: float, step: float, out: Floats) -> None:
     """out[i] = origin + step * code[i]."""
     for i in range(out.size):
         out[i] = origin + step * np.float32(codes[i])
+
+
+@compiled
+def moments(elements: Floats) -> Any:
+    """Mean and standard deviation, in float64 and in two passes: neither overflows nor cancels."""
+    total = 0.0
+    for i in range(elements.size):
+        total += elements[i]
+    mean = total / elements.size
+    square = 0.0
+    for i in range(elements.size):
+        square += (elements[i] - mean) ** 2
+    return mean, np.sqrt(square / elements.size)

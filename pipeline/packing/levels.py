@@ -48,15 +48,17 @@ class Levels(FloatCodec):
 
     def max_nbytes(self, spec: TensorSpec) -> int:
         """See `Codec.max_nbytes`; exact."""
+        if not spec.numel:
+            return 0
         table = 2 * row_shape(spec, False)[1]
-        return HEAD + _scale.size + table + stages.packed_nbytes(spec.numel, self._bits) if spec.numel else 0
+        return HEAD + _scale.size + table + stages.packed_nbytes(spec.numel, self._bits)
 
     def pack(self, elements: Floats, spec: TensorSpec, channels_last: bool) -> tuple[Bytes, int]:
         """See `FloatCodec.pack`."""
         kernels.value_range(elements, spec.name)
         rows = elements.reshape(row_shape(spec, channels_last))
-        means = rows.mean(axis=(0, 2), dtype=np.float64)
-        deviations = rows.std(axis=(0, 2), dtype=np.float64)
+        wide = rows.astype(np.float64)
+        means, deviations = wide.mean(axis=(0, 2)), wide.std(axis=(0, 2))
         scale = float(np.float32(abs(means).max())), float(np.float32(deviations.max()))
         table = np.stack([np.rint(means / (scale[0] or 1) * 127) + 128, np.ceil(deviations / (scale[1] or 1) * 255)])
         table = table.clip(0, 255).astype(np.uint8)

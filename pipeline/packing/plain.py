@@ -19,7 +19,8 @@ def raw_view(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
     if tensor.numel() == 0:
         return memoryview(b"")
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    run = tensor.detach().as_strided((tensor.numel(),), (1,))  # one element may come with any stride
+    return run.view(torch.uint8).numpy().data
 
 
 def from_raw(buffer: Buffer, spec: TensorSpec) -> Tensor:
