@@ -75,7 +75,7 @@ def parse_share(text: str) -> float:
 def format_rate(rate_bps: float) -> str:
     """A rate with three figures and its unit, for people."""
     for factor, unit in ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")):
-        if rate_bps >= factor:
+        if rate_bps >= 0.9995 * factor:  # 999.9 Mbit/s is 1 Gbit/s in three figures
             return f"{rate_bps / factor:.3g} {unit}" if rate_bps < 1000 * factor else f"{rate_bps / factor:.0f} {unit}"
     return f"{rate_bps:.3g} bit/s"
 
