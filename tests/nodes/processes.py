@@ -27,10 +27,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
-def anabranch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def anabranch(*arguments: str | Path, limit_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        command(*arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT_S, check=False
+        command(*arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=limit_s, check=False
     )
 
 
