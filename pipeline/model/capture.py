@@ -80,7 +80,7 @@ def capture(module: nn.Module, example: Tensor, name: str) -> CapturedModel:
     program = _export(module, example, name)
     flat = flatten.flatten(program, name)
     _check_batch(flat.graph, name)
-    fingerprint = _fingerprint(flat)
+    digest = _digest(flat)
     flatten.fold_batch_norms(flat)
     flatten.fuse_silu(flat)
     _mark_unsigned(flat.graph)
@@ -89,7 +89,8 @@ def capture(module: nn.Module, example: Tensor, name: str) -> CapturedModel:
         raise CaptureError(f"model {name}", "computes nothing", "give a network with at least one operator")
     module_out = fx.GraphModule(flat.weights, flat.graph)
     outputs = tuple(node.name for node in flat.graph.find_nodes(op="output")[0].all_input_nodes)
-    graph = ModelGraph(name, fingerprint, blocks, _tensors(flat.graph, blocks), outputs)
+    digest.update(repr([(block.name, block.outputs) for block in blocks]).encode())
+    graph = ModelGraph(name, digest.hexdigest(), blocks, _tensors(flat.graph, blocks), outputs)
     return CapturedModel(graph, module_out, example.detach().clone())
 
 
@@ -175,8 +176,8 @@ def _tensors(graph: fx.Graph, blocks: tuple[Block, ...]) -> dict[str, TensorSpec
     return {name: specs[name] for name in names}
 
 
-def _fingerprint(flat: flatten.FlatGraph) -> str:
-    """Digest of operators, arguments, shapes and weights.
+def _digest(flat: flatten.FlatGraph) -> hashlib.blake2b:
+    """Digest of operators, arguments, shapes and weights; the names that plans use are added to it later.
 
     Taken before batch norms are folded: folding computes, and the last bit of that may differ between machines.
     """
@@ -192,4 +193,4 @@ def _fingerprint(flat: flatten.FlatGraph) -> str:
         if node.op == "get_attr":
             weight = flat.weights[str(node.target)].detach().cpu().contiguous()
             digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 LIMIT = 1e-5
 LAYOUTS = list(Layout)
 SMALL = [("alexnet", 80), ("vgg16", 48), ("resnet18", 48), ("mobilenetv2_w1", 48)]
-LARGE = [("darknet53", 48), ("inceptionv4", 96), ("resnet50", 48), ("densenet121", 48)]
+LARGE = [("darknet53", 32), ("inceptionv4", 96), ("resnet50", 48), ("densenet121", 48)]
 OTHERS = [("shufflenetv2_w1", 64), ("efficientnet_b0", 64), ("seresnet18", 48), ("preresnet18", 48)]
 
 
@@ -72,12 +72,12 @@ def test_every_cut_of_small_networks(name: str, size: int) -> None:
 
 @pytest.mark.parametrize(("name", "size"), LARGE)
 def test_random_cut_pairs_of_large_networks(name: str, size: int) -> None:
-    assert check_random_pairs(name, size, 12) <= LIMIT
+    assert check_random_pairs(name, size, 8) <= LIMIT
 
 
 @pytest.mark.parametrize(("name", "size"), OTHERS)
 def test_random_cut_pairs_of_splits_gates_and_preactivation(name: str, size: int) -> None:
-    assert check_random_pairs(name, size, 6) <= LIMIT
+    assert check_random_pairs(name, size, 4) <= LIMIT
 
 
 @pytest.mark.slow
