@@ -1,0 +1,172 @@
+"""The cost of the halo, tile shares, and the choice of fused stacks."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import PlanError
+from pipeline.model.graph import INPUT, OUTPUT
+from pipeline.model.layouts import Layout
+from pipeline.plan import TilePlan
+from pipeline.tiling.analysis import analysis_of, demand
+from pipeline.tiling.crew import Crew, stack_time
+from pipeline.tiling.execute import TiledStack
+from pipeline.tiling.fuse import (
+    StackChoice,
+    choose_stacks,
+    equal_strips,
+    fuse_everything,
+    merge_every_layer,
+    waists_between,
+)
+from pipeline.tiling.halo import StackReach, halo_overhead, tile_flops
+from pipeline.tiling.regions import boundaries, equal_shares
+from pipeline.tiling.shares import balanced_strips, strips_for
+from tests.pipeline.tiling.mixed import mixed
+
+STACKS = [(INPUT, "mix.concat"), (INPUT, "stem.3"), ("wide", "add"), ("gate.widen", "last"), ("gate.mul", "up")]
+GRIDS = [((0.5, 0.5), (1.0,)), ((0.2, 0.5, 0.3), (0.6, 0.4)), (equal_shares(4), equal_shares(3))]
+
+
+def crew(*speeds: float, goodput_bps: float = 1e9) -> Crew:
+    return Crew(speeds, {block.name: block.flops * 1e-8 + 1e-5 for block in mixed().graph.blocks}, goodput_bps)
+
+
+@pytest.mark.parametrize(("rows", "columns"), GRIDS)
+@pytest.mark.parametrize(("first", "last"), STACKS)
+def test_work_and_bytes_are_those_of_the_reverse_tile_calculation(
+    first: str, last: str, rows: tuple[float, ...], columns: tuple[float, ...]
+) -> None:
+    graph, analysis = mixed().graph, analysis_of(mixed())
+    start, end = graph.cut(first), graph.cut(last)
+    stack = TiledStack(mixed(), start, end, layout=Layout.CONTIGUOUS)
+    tiles = stack.regions(rows, columns)
+    made = {analysis.node(name) for name in stack.makes}
+    expected = []
+    for tile in tiles:
+        found = demand(analysis.operators, stack.members, dict.fromkeys(made, tile))
+        expected.append(sum(analysis.operators[n].flops(r) for n, r in found.items() if n in set(stack.members)))
+    assert tile_flops(mixed(), start, end, rows, columns).ravel() == pytest.approx(expected)
+
+    zeros = {name: torch.zeros(graph.tensors[name].shape) for name in start.tensors}
+    parts = stack.split(zeros, tiles)
+    reach = StackReach(analysis, end, start)
+    cuts = (boundaries(rows, stack.size[0]), boundaries(columns, stack.size[1]))
+    held = [sum(tensor.nbytes for tensor in part.values()) for part in parts]
+    assert reach.bytes_in(start).of(*cuts).ravel() == pytest.approx(held)
+    given_back = sum(graph.tensors[name].nbytes for name in stack.makes)
+    assert reach.bytes_out(start).of(*cuts).sum() == pytest.approx(given_back)
+
+
+def test_strip_costs_are_differences_of_two_lists() -> None:
+    graph = mixed().graph
+    start, end = graph.cut(INPUT), graph.cut("mix.concat")
+    reach = StackReach(analysis_of(mixed()), end, start)
+    first, last = reach.work(start).strips(reach.width)
+    strips = boundaries((0.3, 0.45, 0.25), reach.height)
+    found = reach.work(start).of(strips, boundaries((1.0,), reach.width)).ravel()
+    assert found == pytest.approx([last[strip.stop - 1] - first[strip.start] for strip in strips])
+
+
+def test_halo_grows_with_depth_and_with_tiles() -> None:
+    graph = mixed().graph
+    end = graph.cut("mix.concat")
+    by_depth = [
+        halo_overhead(mixed(), graph.cut(name), end, (0.5, 0.5), (1.0,)) for name in ("add", "narrow", "stem.3", INPUT)
+    ]
+    assert by_depth[0] == 0, "one layer reads more than it makes, but computes nothing twice"
+    assert 0 < by_depth[1] and by_depth == sorted(by_depth)
+    by_tiles = [halo_overhead(mixed(), graph.cut(INPUT), end, equal_shares(n), (1.0,)) for n in (1, 2, 3, 4)]
+    assert by_tiles[0] == 0 and by_tiles == sorted(by_tiles)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=4), st.integers(5, 16), st.floats(0, 20))
+def test_balanced_strips_are_as_good_as_any(speeds: list[float], size: int, halo: float) -> None:
+    def cost(worker: int, start: int, stop: int) -> float:
+        return (min(stop + halo, size) - max(start - halo, 0)) / speeds[worker]
+
+    workers = range(len(speeds))
+    table = np.array([[[cost(k, a, b + 1) for b in range(size)] for a in range(size)] for k in workers])
+    strips = balanced_strips(table)
+    slowest = max(cost(k, strip.start, strip.stop) for k, strip in enumerate(strips))
+    assert strips[0].start == 0 and strips[-1].stop == size
+    assert all(a.stop == b.start for a, b in itertools.pairwise(strips))
+    every = itertools.combinations(range(1, size), len(speeds) - 1)
+    edges = ([0, *inner, size] for inner in every)
+    best = min(max(cost(k, a, b) for k, (a, b) in enumerate(itertools.pairwise(cut))) for cut in edges)
+    assert slowest <= best * (1 + 1e-12)
+
+
+def test_more_workers_than_rows_are_refused() -> None:
+    with pytest.raises(PlanError, match="3 positions"):
+        balanced_strips(np.ones((4, 3, 3)))
+
+
+def test_unequal_workers_finish_together() -> None:
+    graph = mixed().graph
+    start, end = graph.cut(INPUT), graph.cut("stem.3")
+    reach, unequal = StackReach(analysis_of(mixed()), end, start), crew(1.0, 0.5, 0.25)
+    costs = reach.costs(start, unequal.block_s)
+    strips = strips_for(costs, unequal, 3)
+    one_row = max(
+        costs.seconds.of([row], boundaries((1.0,), reach.width))[0, 0]
+        for row in boundaries(equal_shares(reach.height), reach.height)
+    )
+    times = stack_time(costs, unequal, strips, boundaries((1.0,), reach.width)).worker_s
+    assert max(times) - min(times) < 2 * one_row / 0.25
+    thirds = boundaries(equal_shares(3), reach.height)
+    assert max(times) < max(stack_time(costs, unequal, thirds, boundaries((1.0,), reach.width)).worker_s)
+
+
+@pytest.mark.parametrize("speeds", [(1.0, 1.0), (1.0, 0.5, 0.25), (1.0, 1.0, 1.0, 1.0), (0.2, 1.0)])
+@pytest.mark.parametrize("goodput_bps", [1e7, 1e9, 1e11])
+def test_ours_is_never_slower_than_the_choices_of_others(speeds: tuple[float, ...], goodput_bps: float) -> None:
+    cuts, conditions = mixed().graph.cuts, crew(*speeds, goodput_bps=goodput_bps)
+    ours = choose_stacks(mixed(), cuts[0], cuts[-1], conditions)
+    for rival in (equal_strips, fuse_everything, merge_every_layer):
+        assert ours.seconds <= rival(mixed(), cuts[0], cuts[-1], conditions).seconds * (1 + 1e-9)
+    assert ours.seconds <= conditions.untiled_s([block.name for block in mixed().graph.blocks]) * (1 + 1e-9)
+    assert covered(ours) == [block.name for block in mixed().graph.blocks]
+
+
+def covered(choice: StackChoice) -> list[str]:
+    """Blocks of all pieces, which follow each other."""
+    return [block.name for piece in choice.pieces for block in mixed().graph.between(piece.start, piece.end)]
+
+
+def test_slow_links_leave_everything_on_the_edge_node_and_fast_ones_do_not() -> None:
+    cuts = mixed().graph.cuts
+    assert choose_stacks(mixed(), cuts[0], cuts[-1], crew(1.0, 1.0, goodput_bps=1e4)).stacks == ()
+    fast = choose_stacks(mixed(), cuts[0], cuts[-1], crew(1.0, 1.0, goodput_bps=1e11))
+    assert fast.stacks
+    plan = TilePlan(fast.stacks, ("edge", "tile"))
+    at = cuts[0]
+    for stack in plan.stacks:
+        end = mixed().graph.cut(stack.until)
+        if len(stack.rows) * len(stack.columns) > 1:
+            tiled = TiledStack(mixed(), at, end, layout=Layout.CONTIGUOUS)
+            assert len(tiled.regions(stack.rows, stack.columns)) > 1
+        at = end
+
+
+def test_waists() -> None:
+    graph = mixed().graph
+    found = waists_between(mixed(), graph.cut(INPUT), graph.cut(OUTPUT))
+    assert found[0].name == INPUT and found[-1].name == OUTPUT
+    for waist, cut in itertools.product(found, graph.cuts):
+        assert waist.before(cut) or cut.before(waist)
+    with pytest.raises(PlanError):
+        waists_between(mixed(), graph.cut(OUTPUT), graph.cut(INPUT))
+
+
+def test_a_crew_needs_a_worker() -> None:
+    with pytest.raises(PlanError):
+        Crew((), {})
+    with pytest.raises(PlanError):
+        Crew((1.0, 0.0), {})

@@ -1,0 +1,155 @@
+"""The six networks of the field: merged tiles equal the untiled maps, and the top-1 is the same."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pytorchcv.model_provider import get_model
+from torch import Tensor
+
+from pipeline.model.capture import CapturedModel, capture
+from pipeline.model.graph import INPUT, Cut
+from pipeline.model.layouts import Layout
+from pipeline.model.segment import Segment, fastest_layout
+from pipeline.plan import TilePlan
+from pipeline.tiling.analysis import analysis_of
+from pipeline.tiling.crew import Crew
+from pipeline.tiling.execute import TiledStack, stacks_of
+from pipeline.tiling.fuse import choose_stacks, waists_between
+from pipeline.tiling.regions import Region, equal_shares
+
+log = logging.getLogger(__name__)
+
+SIZES = {"alexnet": 224, "vgg16": 224, "resnet18": 224, "darknet53": 224, "inceptionv4": 299, "mobilenetv2_w1": 224}
+"""Input height and width of each network, and the networks of the issue."""
+
+BOUND = 1e-5
+"""Largest difference allowed, relative to the largest magnitude of the map."""
+
+GRIDS = [(equal_shares(rows), equal_shares(columns)) for rows, columns in itertools.product(range(1, 5), repeat=2)][1:]
+GRIDS += [((0.6, 0.4), (1.0,)), ((0.5, 0.3, 0.2), (1.0,)), ((0.25, 0.75), (0.65, 0.35))]
+"""1x2 to 4x4, and unequal shares."""
+
+
+@functools.lru_cache(maxsize=1)
+def network(name: str, size: int) -> CapturedModel:
+    """The captured network, with random weights (none are shipped); inputs may be smaller than its own."""
+    torch.manual_seed(7)
+    module = get_model(name, pretrained=False)
+    if size != SIZES[name]:
+        module = module.features
+        if hasattr(module, "final_pool"):
+            del module.final_pool  # its kernel is made for the full size
+    return capture(module, torch.zeros(1, 3, size, size), name)
+
+
+def reference(captured: CapturedModel, waists: tuple[Cut, ...], layout: Layout) -> dict[str, Tensor]:
+    """Every tensor that crosses a waist, computed untiled."""
+    shape = captured.example.shape
+    tensors = {INPUT: torch.rand(shape, generator=torch.Generator().manual_seed(11)) * 2 - 1}
+    for start, end in itertools.pairwise(waists):
+        tensors.update(Segment(captured, start, end, layout=layout).run({n: tensors[n] for n in start.tensors}))
+    return tensors
+
+
+def stacks(captured: CapturedModel, waists: tuple[Cut, ...]) -> list[tuple[Cut, Cut]]:
+    """Every fused stack from waist to waist."""
+    analysis = analysis_of(captured)
+    pairs = itertools.combinations(waists, 2)
+    return [(start, end) for start, end in pairs if analysis.why_no_stack(start, end) is None]
+
+
+def tiles(stack: TiledStack, number: int) -> tuple[Region, ...]:
+    """A grid of the list, or the next one that the map is large enough for."""
+    height, width = stack.size
+    fitting = [grid for grid in GRIDS if len(grid[0]) <= height and len(grid[1]) <= width]
+    rows, columns = fitting[number % len(fitting)]
+    return stack.regions(rows, columns)
+
+
+def error_of(captured: CapturedModel, pair: tuple[Cut, Cut], known: dict[str, Tensor], layout: Layout, n: int) -> float:
+    """Largest relative error of a stack's merged maps."""
+    stack = TiledStack(captured, *pair, layout=layout)
+    made = stack.run({name: known[name] for name in pair[0].tensors}, tiles(stack, n))
+    scales = {name: known[name].abs().max() for name in stack.makes}
+    return max(float((made[name] - known[name]).abs().max() / scales[name]) for name in stack.makes)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("alexnet", 127), ("resnet18", 64), ("darknet53", 64), ("mobilenetv2_w1", 64)]
+)
+def test_sampled_stacks(name: str, size: int) -> None:
+    captured = network(name, size)
+    layout = fastest_layout(captured, torch.device("cpu"))
+    waists = waists_between(captured, captured.graph.cuts[0], captured.graph.cuts[-1])
+    known, every = reference(captured, waists, layout), stacks(captured, waists)
+    picked = random.Random(3).sample(every, 5)
+    assert max(error_of(captured, pair, known, layout, n) for n, pair in enumerate(picked)) < BOUND
+
+
+def test_sampled_stacks_of_an_inception_network() -> None:
+    """One module of each shape, cut out of the network, which takes long to capture whole."""
+    torch.manual_seed(7)
+    features = get_model("inceptionv4", pretrained=False).features
+    part = torch.nn.Sequential(features.stage1.unit1, features.stage2.unit1, features.stage2.unit2)
+    captured = capture(part, torch.zeros(1, 384, 19, 17), "inception modules")
+    layout = fastest_layout(captured, torch.device("cpu"))
+    waists = waists_between(captured, captured.graph.cuts[0], captured.graph.cuts[-1])
+    known, every = reference(captured, waists, layout), stacks(captured, waists)
+    picked = random.Random(3).sample(every, min(4, len(every)))
+    assert max(error_of(captured, pair, known, layout, n) for n, pair in enumerate(picked)) < BOUND
+
+
+def chosen_runs(captured: CapturedModel, layout: Layout, speeds: tuple[float, ...], x: Tensor) -> Iterator[Tensor]:
+    """The network's outputs with the stacks that the system chooses."""
+    cuts = captured.graph.cuts
+    seconds = {block.name: block.flops * 2e-11 + 1e-5 for block in captured.graph.blocks}
+    choice = choose_stacks(captured, cuts[0], cuts[-1], Crew(speeds, seconds))
+    tensors, at = {INPUT: x}, cuts[0]
+    for piece in choice.pieces:
+        if piece.tiles == 1:
+            tensors = Segment(captured, at, piece.end, layout=layout).run(tensors)
+        else:
+            plan = TilePlan((piece.stack,), tuple(str(n) for n in range(len(speeds))))
+            [(stack, shares)] = stacks_of(captured, plan, at)
+            tensors = stack.run(tensors, stack.regions(shares.rows, shares.columns))
+        at = piece.end
+    yield from tensors.values()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", SIZES)
+def test_every_stack(name: str) -> None:
+    """Every stack from waist to waist at full input size, with the grids in turn; the deepest ones with all grids."""
+    captured = network(name, SIZES[name])
+    layout = fastest_layout(captured, torch.device("cpu"))
+    waists = waists_between(captured, captured.graph.cuts[0], captured.graph.cuts[-1])
+    known, every = reference(captured, waists, layout), stacks(captured, waists)
+    worst = max(error_of(captured, pair, known, layout, n) for n, pair in enumerate(every))
+    deepest = [max((pair for pair in every if pair[1] is end), key=lambda p: p[1].index - p[0].index) for end in
+               {pair[1] for pair in every if pair[1].index % 4 == 0}]  # fmt: skip
+    all_grids = [error_of(captured, pair, known, layout, n) for pair in deepest for n in range(len(GRIDS))]
+    log.info("%s: %d stacks, worst relative error %.2e", name, len(every), max(worst, *all_grids, 0.0))
+    assert max(worst, *all_grids, 0.0) < BOUND
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", SIZES)
+def test_the_top_1_is_the_same(name: str) -> None:
+    captured = network(name, SIZES[name])
+    layout, cuts = fastest_layout(captured, torch.device("cpu")), captured.graph.cuts
+    whole = Segment(captured, cuts[0], cuts[-1], layout=layout)
+    for seed, speeds in itertools.product(range(3), [(1.0, 1.0), (1.0, 0.5, 0.25), (1.0, 1.0, 1.0, 1.0)]):
+        x = torch.rand(captured.example.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        expected = list(whole.run({INPUT: x}).values())
+        found = list(chosen_runs(captured, layout, speeds, x))
+        assert [int(t.argmax()) for t in found] == [int(t.argmax()) for t in expected]
+        assert all(float((a - b).abs().max() / b.abs().max()) < BOUND for a, b in zip(found, expected, strict=True))
