@@ -41,6 +41,13 @@ class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     codec: str = "fp32"
     """For the fixed planner: codec of every link, or one per link, comma-separated."""
     objective: str = "throughput,latency"
+    """What plans shall be good at, in order of priority."""
+    max_drop: float | None = 0.01
+    """Accuracy that a plan may cost, as a share."""
+    profiles: tuple[str, ...] = ()
+    """NODE=FILE for each node that was profiled; `*=FILE` for the others."""
+    calibration: Path | None = None
+    """What packing costs, from `anabranch calibrate`; without it, activations travel exactly."""
 
     @property
     def address(self) -> SchedulerAddress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import secrets
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,14 +13,30 @@ import msgspec
 import torch
 
 from nodes.config import read_deployment
-from nodes.local import parse_names, read_graph
+from nodes.parsing import parse_names, read_graph
+from pipeline.calibrate import Calibration
+from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
 from pipeline.plan import Plan
+from scheduler.advising import PlannerAdvisor
 from scheduler.advisor import NoAdvisor
+from scheduler.catalogue import MeasuredCatalogue
 from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import StreamSettings
 from scheduler.handmade import plan_of
+from scheduler.objective import Objective
+from scheduler.packing import arithmetic, calibrated
+from scheduler.planners import make
+from scheduler.profile import Profile
+from scheduler.profile import load as load_profile
+from scheduler.tables import PackingTable
+from scheduler.world import Advisor
+
+FIXED = "fixed"
+
+MAX_DROP = 0.01
+"""Accuracy that a plan may cost where nobody said otherwise: one percentage point."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,10 @@ class Deciding:
     cut: str = ""
     codec: str = "fp32"
     nodes: str = "device=device-1,edge=edge-1,cloud=cloud-1"
+    profiles: tuple[str, ...] = ()
+    """NODE=FILE each; `*=FILE` for the nodes that have none of their own."""
+    calibration: Path | None = None
+    objective: Objective = field(default_factory=lambda: Objective(max_drop=MAX_DROP))
 
     def resolved(self, config: Path | None) -> Deciding:
         """With what the deployment file says, where one is given."""
@@ -45,7 +65,8 @@ class Deciding:
         nodes = ",".join(f"{tier}={name}" for tier, name in first.items())
         return replace(
             self, model=deployment.model, weights=deployment.weights, planner=own.planner, cut=own.cut,
-            codec=own.codec, nodes=nodes,
+            codec=own.codec, nodes=nodes, profiles=own.profiles, calibration=own.calibration,
+            objective=Objective.parse(own.objective, max_drop=own.max_drop),
         )  # fmt: skip
 
 
@@ -56,9 +77,34 @@ def build_core(deciding: Deciding) -> tuple[SchedulerCore, bytes]:
         AnabranchError: a model, cut, codec or planner that does not work.
     """
     graph = read_graph(deciding.graph) if deciding.graph else _graph(deciding)
-    settings = StreamSettings(planner=deciding.planner, plan=_fixed_plan(deciding, graph))
+    settings = StreamSettings(planner=deciding.planner, objective=deciding.objective, plan=_fixed_plan(deciding, graph))
     config = CoreConfig(secrets.token_hex(8), model=graph.fingerprint, settings=settings)
-    return SchedulerCore(NoAdvisor(), config), _header(deciding, graph, settings)
+    return SchedulerCore(_advisor(deciding, graph), config), _header(deciding, graph, settings)
+
+
+def _advisor(deciding: Deciding, graph: ModelGraph) -> Advisor:
+    if deciding.planner == FIXED:
+        return NoAdvisor()
+    if not deciding.profiles:
+        mend = "measure one on each machine with `anabranch profile`, and name it with --profile NODE=FILE"
+        raise ConfigError(f"planner {deciding.planner}", "it needs the nodes' profiles", mend)
+    profiles = dict(_profile(text, graph) for text in deciding.profiles)
+    catalogue = MeasuredCatalogue(graph, profiles, _packing(deciding.calibration, graph))
+    return PlannerAdvisor(catalogue, {deciding.planner: make(deciding.planner)})
+
+
+def _profile(text: str, graph: ModelGraph) -> tuple[str, Profile]:
+    node, equals, path = text.partition("=")
+    if not (node and equals and path):
+        raise ConfigError(f"--profile {text}", "not NODE=FILE", "for example edge-1=edge.json, or *=any.json")
+    return node, load_profile(Path(path), graph)
+
+
+def _packing(path: Path | None, graph: ModelGraph) -> PackingTable:
+    """Measured sizes and drops; without a calibration, arithmetic, under which only exact codecs keep a bound."""
+    if path is None:
+        return arithmetic(graph)
+    return calibrated(graph, Calibration.load(path, graph.fingerprint))
 
 
 def _graph(deciding: Deciding) -> ModelGraph:
@@ -66,7 +112,7 @@ def _graph(deciding: Deciding) -> ModelGraph:
 
 
 def _fixed_plan(deciding: Deciding, graph: ModelGraph) -> Plan | None:
-    if deciding.planner != "fixed":
+    if deciding.planner != FIXED:
         return None
     return plan_of(graph, "*", parse_names(deciding.nodes), deciding.cut, deciding.codec)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -14,15 +13,19 @@ import msgspec
 from rich.console import Console
 
 from nodes.admission import Admit
+from nodes.deciding import FIXED, MAX_DROP
 from nodes.launch import Child, Family, failure
+from nodes.local_links import LocalLinks
+from nodes.machine import machine_profile
 from nodes.summary import Summary, create_run_folder
 from nodes.view import Watch, follow
-from pipeline.errors import AnabranchError, ConfigError, NodeError
+from pipeline.errors import NodeError
 from pipeline.frames.sources import open_source
-from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier
+from scheduler.catalogue import slowed
 from scheduler.handmade import plan_of
+from scheduler.profile import Profile
 
 READY_TIMEOUT_S = 300.0
 """A node loads and captures its model before it is ready: half a minute for Inception-v4 on a busy core."""
@@ -49,6 +52,15 @@ class RunSettings:
     speeds: Mapping[Tier, float] = field(default_factory=dict)
     """Emulated speed by tier; 1 where a tier is absent."""
     torch_device: str = "cpu"
+    policy: str = FIXED
+    """Name of a planner; `fixed` takes `cut` and `codec`."""
+    objective: str = "throughput,latency"
+    max_drop: float = MAX_DROP
+    calibration: Path | None = None
+    links: Mapping[tuple[Tier, Tier], str] = field(default_factory=dict)
+    """Trace (file, library name or rate) of each link that is shaped."""
+    delay_s: float = 0.0
+    """One way, on every shaped link."""
 
     def names(self) -> dict[Tier, str]:
         """The node of each tier that takes part."""
@@ -73,11 +85,12 @@ class LocalRun:
         create_run_folder(self.settings.run_dir)
         open_source(self.settings.source, limit=self.settings.frames).close()
         graph_file = self._check_model()
+        profile = self._profile() if self.settings.policy != FIXED else None
         previous = signal.signal(signal.SIGINT, lambda *_: self._interrupted.set())
         terminated = signal.signal(signal.SIGTERM, lambda *_: self._interrupted.set())
         try:
             with Family(self.settings.run_dir / "logs") as family:
-                self._start(family, graph_file)
+                self._start(family, graph_file, profile)
         finally:
             signal.signal(signal.SIGINT, previous)
             signal.signal(signal.SIGTERM, terminated)
@@ -85,25 +98,32 @@ class LocalRun:
 
     def _check_model(self) -> Path:
         """Load the model once here, so that what is wrong with it or the plan is said before anything is started."""
-        loaded = load_model(self.settings.model, weights=self.settings.weights)
-        graph = loaded.captured.graph
-        if len(self.settings.tiers) > 1:
+        self.model = load_model(self.settings.model, weights=self.settings.weights)
+        graph = self.model.captured.graph
+        if len(self.settings.tiers) > 1 and self.settings.policy == FIXED:
             plan_of(graph, "check", self.settings.names(), self.settings.cut, self.settings.codec)
         path = self.settings.run_dir / "model.json"
         path.write_bytes(msgspec.json.encode(graph))
         return path
 
-    def _start(self, family: Family, graph_file: Path) -> None:
+    def _profile(self) -> Profile:
+        """This machine's profile of the model, measured once and kept."""
+        with self.console.status("measuring the model on this machine (once)"):
+            return machine_profile(self.model.captured, self.settings.torch_device)
+
+    def _start(self, family: Family, graph_file: Path, profile: Profile | None) -> None:
         names = self.settings.names()
-        scheduler = family.start("scheduler", self._scheduler_arguments(graph_file))
+        links = self._links()
+        scheduler = family.start("scheduler", self._scheduler_arguments(graph_file, profile))
         family.wait_ready(scheduler, READY_TIMEOUT_S)
         address = f"{scheduler.endpoints['reports']},{scheduler.endpoints['plans']}"
+        for link in links.shapers():
+            family.start(link.name, link.arguments(self.settings.delay_s))
         for tier in (Tier.CLOUD, Tier.EDGE):
             if tier in names:
-                family.start(names[tier], [tier, *self._node_arguments(tier, address)])
-        device = family.start(
-            names[Tier.DEVICE], ["device", *self._node_arguments(Tier.DEVICE, address), *self._stream_arguments()]
-        )
+                family.start(names[tier], [tier, *self._node_arguments(tier, address, links)])
+        arguments = [*self._node_arguments(Tier.DEVICE, address, links), *self._stream_arguments()]
+        device = family.start(names[Tier.DEVICE], ["device", *arguments])
         stop = threading.Event()
         viewer = threading.Thread(
             target=follow, args=(self.watch, scheduler.endpoints["plans"], self.console, stop), name="view"
@@ -138,21 +158,37 @@ class LocalRun:
             raise error
         self.console.print(f"warning: {error}", highlight=False)
 
-    def _scheduler_arguments(self, graph_file: Path) -> list[str]:
+    def _links(self) -> LocalLinks:
+        """Addresses of all nodes, and of the shapers between them."""
+        return LocalLinks(self.settings.names(), self.settings.links)
+
+    def _scheduler_arguments(self, graph_file: Path, profile: Profile | None) -> list[str]:
         settings = self.settings
+        profiles = [] if profile is None else self._write_profiles(profile)
         nodes = ",".join(f"{tier}={name}" for tier, name in settings.names().items())
         return [
             "scheduler", "--reports", "tcp://127.0.0.1:*", "--plans", "tcp://127.0.0.1:*", "--graph", str(graph_file),
             "--cut", settings.cut, "--codec", settings.codec, "--nodes", nodes,
-            "--log", str(settings.run_dir / "events.jsonl"),
+            "--log", str(settings.run_dir / "events.jsonl"), "--planner", settings.policy,
+            "--objective", settings.objective, "--max-drop", str(settings.max_drop), *profiles,
+            *(["--calibration", str(settings.calibration)] if settings.calibration else []),
         ]  # fmt: skip
 
-    def _node_arguments(self, tier: Tier, address: str) -> list[str]:
+    def _write_profiles(self, profile: Profile) -> list[str]:
+        """A file per node: the machine's profile at the node's emulated speed."""
+        arguments = []
+        for tier, name in self.settings.names().items():
+            path = self.settings.run_dir / f"profile-{name}.json"
+            slowed(profile, name, self.settings.speeds.get(tier, 1.0)).save(path)
+            arguments += ["--profile", f"{name}={path}"]
+        return arguments
+
+    def _node_arguments(self, tier: Tier, address: str, links: LocalLinks) -> list[str]:
         settings = self.settings
         arguments = [
             "--name", settings.names()[tier], "--model", settings.model, "--scheduler", address,
             "--torch-threads", "1", "--torch-device", settings.torch_device,
-            "--emulate-speed", str(settings.speeds.get(tier, 1.0)),
+            "--emulate-speed", str(settings.speeds.get(tier, 1.0)), *links.arguments(tier),
         ]  # fmt: skip
         if settings.weights is not None:
             arguments += ["--weights", str(settings.weights)]
@@ -162,7 +198,8 @@ class LocalRun:
         settings = self.settings
         arguments = [
             "--source", settings.source, "--admit", settings.admit, "--run-dir", str(settings.run_dir),
-            "--first-plan-timeout", str(READY_TIMEOUT_S), "--needs-plan",
+            "--first-plan-timeout", str(READY_TIMEOUT_S),
+            *(["--needs-plan"] if settings.policy == FIXED else []),
         ]  # fmt: skip
         optional = {"--frames": settings.frames, "--labels": settings.labels, "--annotate": settings.annotate}
         for flag, value in optional.items():
@@ -185,61 +222,3 @@ def default_run_dir(model: str) -> Path:
     stem = time.strftime("%Y%m%d-%H%M%S") + "-" + model.rpartition(":")[2].replace("/", "_")
     candidates = (Path("runs") / (stem if number == 0 else f"{stem}-{number}") for number in range(1000))
     return next(path for path in candidates if not path.exists())
-
-
-def parse_speeds(text: str) -> dict[Tier, float]:
-    """`device=0.25,edge=0.5` as a mapping.
-
-    Raises:
-        ConfigError: an unknown tier, or a speed that is not in (0, 1].
-    """
-    speeds: dict[Tier, float] = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        tier, _, value = part.partition("=")
-        try:
-            speeds[Tier(tier)] = float(value)
-        except ValueError as error:
-            raise ConfigError(f"--emulate-speed {part}", "not TIER=FRACTION", "for example device=0.25") from error
-        if not 0 < speeds[Tier(tier)] <= 1:
-            raise ConfigError(f"--emulate-speed {part}", "not a fraction of 1", "a node can only be made slower")
-    return speeds
-
-
-def parse_tiers(text: str) -> tuple[Tier, ...]:
-    """`device,edge,cloud` or a part of it that begins with the device.
-
-    Raises:
-        ConfigError: something else.
-    """
-    try:
-        tiers = tuple(Tier(part.strip()) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--tiers {text}", str(error), "for example device,cloud") from error
-    if tiers != tuple(tier for tier in Tier if tier in tiers) or tiers[0] is not Tier.DEVICE:
-        raise ConfigError(f"--tiers {text}", "not in the order device, edge, cloud, or without the device")
-    return tiers
-
-
-def parse_names(text: str) -> dict[Tier, str]:
-    """`device=cam,cloud=big` as a mapping, in the order of the stream.
-
-    Raises:
-        ConfigError: an unknown tier, or no device.
-    """
-    pairs = dict(part.strip().partition("=")[::2] for part in text.split(","))
-    tiers = parse_tiers(",".join(tier for tier in Tier if tier in pairs))
-    if set(pairs) != set(tiers) or not all(pairs.values()):
-        raise ConfigError(f"--nodes {text}", "not TIER=NAME", "for example device=cam,cloud=big")
-    return {tier: pairs[tier] for tier in tiers}
-
-
-def read_graph(path: Path) -> ModelGraph:
-    """A block graph from a file.
-
-    Raises:
-        ConfigError: the file is missing or is none.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ModelGraph)
-    except (OSError, msgspec.DecodeError, AnabranchError, json.JSONDecodeError) as error:
-        raise ConfigError(f"graph {path}", str(error)) from error

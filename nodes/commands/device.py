@@ -37,6 +37,7 @@ def device(
     listen: opt.Listen = "tcp://127.0.0.1:*",
     advertise: opt.Advertise = "",
     config: opt.Config = None,
+    peer: opt.Peer = None,
     torch_device: opt.TorchDevice = "cpu",
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
@@ -51,7 +52,7 @@ def device(
     """
     launch = Launch(
         "device", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config,
+        insecure, config, tuple(peer or ()),
     )  # fmt: skip
     session = SessionSettings(
         stream or name, source, frames, admit, run_dir, annotate, labels, first_plan_timeout, needs_plan

@@ -15,6 +15,7 @@ def edge(
     listen: opt.Listen = "tcp://127.0.0.1:*",
     advertise: opt.Advertise = "",
     config: opt.Config = None,
+    peer: opt.Peer = None,
     torch_device: opt.TorchDevice = "cpu",
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
@@ -27,6 +28,6 @@ def edge(
     """
     launch = Launch(
         "edge", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config,
+        insecure, config, tuple(peer or ()),
     ).resolved()  # fmt: skip
     serve(EdgeNode(launch.settings(), launch.load()), child)

@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from nodes.commands import options as opt
 from nodes.commands.traces import trace_errors
+from nodes.launch import stop_with_parent
 from traces.errors import TraceError
 from traces.link import Address, LinkSettings, Shaper, ShaperConfig
 from traces.link.control import serve_commands
@@ -35,6 +37,7 @@ def link(
     seed: Annotated[int, typer.Option(help="Of jitter and losses.")] = 1,
     control: Annotated[bool, typer.Option("--control", help="Commands on standard input, answers in JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line a second.")] = False,
+    child: opt.Child = False,
 ) -> None:
     """Relay TCP connections through a link that has the bandwidth of a trace, in both directions.
 
@@ -55,7 +58,7 @@ def link(
         if control:
             serve_commands(shaper, sys.stdin, sys.stdout)
         else:
-            _report(shaper, quiet)
+            _report(shaper, quiet, child)
     except KeyboardInterrupt:
         pass  # how a person ends it
     finally:
@@ -84,7 +87,7 @@ def _config(trace: str, trace_up: str | None, to: str, listen: str, given: dict[
     return ShaperConfig(up, down, Address.parse(to), Address.parse(listen), settings)
 
 
-def _report(shaper: Shaper, quiet: bool) -> None:
+def _report(shaper: Shaper, quiet: bool, child: bool) -> None:
     """One line a second, until the process is asked to end."""
     ended = threading.Event()
 
@@ -93,6 +96,8 @@ def _report(shaper: Shaper, quiet: bool) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    if child:
+        stop_with_parent(ended.set)
     last_s, last = time.monotonic(), (0, 0)
     while not ended.wait(REPORT_S):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from nodes.agent import SchedulerAddress
 from nodes.config import Deployment, NodeConfig, read_deployment
 from pipeline.errors import ConfigError
+from scheduler.reports import Endpoints
 
 Model = Annotated[
     str, typer.Option(help="`builtin`, `package.module:factory`, or a saved .pt2.", show_default=True, metavar="SPEC")
@@ -22,6 +24,10 @@ Advertise = Annotated[str, typer.Option(help="How peers reach the inbox, where t
 Scheduler = Annotated[
     str, typer.Option(help="REPORTS,PLANS: the scheduler's two addresses.", metavar="ADDR,ADDR", show_default=False)
 ]
+Peer = Annotated[
+    list[str] | None,
+    typer.Option("--peer", help="NODE=tcp://HOST:PORT: reach a peer there, not where it says."),
+]
 Config = Annotated[Path | None, typer.Option(help="Deployment file; with --name, it replaces the other options.")]
 TorchDevice = Annotated[str, typer.Option(help="Where torch computes: cpu or cuda.")]
 TorchThreads = Annotated[int, typer.Option(help="Threads that torch computes with; 0 for its own choice.", min=0)]
@@ -30,6 +36,10 @@ EmulateSpeed = Annotated[
     typer.Option(help="Emulate a slower node: fraction of real speed, padded with sleep.", min=1e-3, max=1.0),
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Bind beyond loopback without keys: anybody may connect.")]
+Goals = Annotated[
+    str, typer.Option("--objective", help="Goals in order of priority: throughput, latency, bytes, cloud, energy.")
+]
+MaxDrop = Annotated[float, typer.Option(help="Accuracy that a plan may cost, as a share (0.01: one point).", min=0)]
 Child = Annotated[bool, typer.Option("--child", hidden=True, help="Stop when standard input closes.")]
 
 
@@ -45,6 +55,21 @@ def scheduler_address(text: str) -> SchedulerAddress | None:
     if len(parts) != 2:
         raise ConfigError(f"--scheduler {text}", "not two addresses", "give tcp://HOST:REPORTS,tcp://HOST:PLANS")
     return SchedulerAddress(*parts)
+
+
+def peer_endpoints(texts: Sequence[str]) -> dict[str, Endpoints]:
+    """What `--peer` says, by node.
+
+    Raises:
+        ConfigError: not NODE=ADDRESS.
+    """
+    found = {}
+    for text in texts:
+        name, _, endpoint = text.partition("=")
+        if not name or "://" not in endpoint:
+            raise ConfigError(f"--peer {text}", "not NODE=ADDRESS", "for example edge-1=tcp://127.0.0.1:7001")
+        found[name] = Endpoints(frames=endpoint, results=endpoint)
+    return found
 
 
 def from_file(config: Path | None, name: str, tier: str) -> tuple[Deployment, NodeConfig] | None:

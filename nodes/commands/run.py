@@ -11,8 +11,11 @@ from rich.console import Console
 from nodes.admission import Admit
 from nodes.commands import options as opt
 from nodes.commands.device import Annotate, Frames, Source
-from nodes.local import LocalRun, RunSettings, default_run_dir, parse_speeds, parse_tiers
+from nodes.deciding import MAX_DROP
+from nodes.local import LocalRun, RunSettings, default_run_dir
+from nodes.parsing import parse_links, parse_speeds, parse_tiers
 from nodes.report_view import summary_table
+from traces.units import parse_time_s
 
 
 def run(
@@ -28,6 +31,14 @@ def run(
     emulate_speed: Annotated[
         str, typer.Option(help="Emulate slower nodes: device=0.25,edge=0.5 of this machine's speed.")
     ] = "",
+    policy: Annotated[str, typer.Option(help="Who plans: fixed, joint, hpa, dyno, dads, ...")] = "fixed",
+    objective: opt.Goals = "throughput,latency",
+    max_drop: opt.MaxDrop = MAX_DROP,
+    calibration: Annotated[Path | None, typer.Option(help="What packing costs, from `anabranch calibrate`.")] = None,
+    trace: Annotated[
+        list[str] | None, typer.Option(help="LINK=TRACE: shape a link, for example device-edge=lte-driving-1.")
+    ] = None,
+    delay: Annotated[str, typer.Option(help="Propagation of every shaped link, one way.")] = "0ms",
     annotate: Annotate = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; runs/TIME-MODEL by default.")] = None,
     torch_device: opt.TorchDevice = "cpu",
@@ -43,7 +54,8 @@ def run(
     """
     settings = RunSettings(
         source, run_dir or default_run_dir(model), model, weights, labels, frames, admit, annotate, cut, codec,
-        parse_tiers(tiers), parse_speeds(emulate_speed), torch_device,
+        parse_tiers(tiers), parse_speeds(emulate_speed), torch_device, policy, objective, max_drop, calibration,
+        parse_links(trace or ()), parse_time_s(delay),
     )  # fmt: skip
     console = Console(stderr=json)
     summary = LocalRun(settings, console).run()

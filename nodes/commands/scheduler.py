@@ -10,9 +10,10 @@ import typer
 import zmq
 
 from nodes.commands import options as opt
-from nodes.deciding import Deciding, build_core
+from nodes.deciding import MAX_DROP, Deciding, build_core
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.sockets import SocketFactory
+from scheduler.objective import Objective
 from scheduler.service import EventLog, SchedulerService
 
 
@@ -28,6 +29,12 @@ def scheduler(
     nodes: Annotated[
         str, typer.Option(help="Fixed planner: the node of each tier that takes part.")
     ] = "device=device-1,edge=edge-1,cloud=cloud-1",
+    profile: Annotated[
+        list[str] | None, typer.Option(help="NODE=FILE of `anabranch profile`, once per node; *=FILE for the others.")
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="What packing costs, from `anabranch calibrate`.")] = None,
+    objective: opt.Goals = "throughput,latency",
+    max_drop: opt.MaxDrop = MAX_DROP,
     log: Annotated[Path | None, typer.Option(help="Write all events and decisions here (events.jsonl).")] = None,
     config: opt.Config = None,
     insecure: opt.Insecure = False,
@@ -37,7 +44,10 @@ def scheduler(
 
     Example: anabranch scheduler --model builtin --cut stage1,stage3
     """
-    deciding = Deciding(model, weights, graph, planner, cut, codec, nodes).resolved(config)
+    deciding = Deciding(
+        model, weights, graph, planner, cut, codec, nodes, tuple(profile or ()), calibration,
+        Objective.parse(objective, max_drop=max_drop),
+    ).resolved(config)  # fmt: skip
     stop = threading.Event()
     stop_on_signals(stop.set)
     if child:

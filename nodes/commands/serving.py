@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from nodes.commands.options import from_file, scheduler_address
+from nodes.commands.options import from_file, peer_endpoints, scheduler_address
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.node import Node, NodeSettings
 from pipeline.errors import ConfigError
@@ -30,6 +30,7 @@ class Launch:
     emulate_speed: float = 1.0
     insecure: bool = False
     config: Path | None = None
+    peers: tuple[str, ...] = ()
 
     def resolved(self) -> Launch:
         """With what the deployment file says, where one is given."""
@@ -47,7 +48,8 @@ class Launch:
         """What the node itself is given."""
         return NodeSettings(
             self.name, scheduler_address(self.scheduler), self.listen, self.advertise,
-            torch_device=self.torch_device, emulate_speed=self.emulate_speed, insecure=self.insecure,
+            peer_endpoints(self.peers), torch_device=self.torch_device, emulate_speed=self.emulate_speed,
+            insecure=self.insecure,
         )  # fmt: skip
 
     def load(self) -> LoadedModel:
