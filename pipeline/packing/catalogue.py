@@ -9,6 +9,7 @@ from pipeline.packing.channels import LinearChannels
 from pipeline.packing.codec import names, register
 from pipeline.packing.entropy import RATES, Entropy
 from pipeline.packing.frame import FLOATS
+from pipeline.packing.half import Half
 from pipeline.packing.levels import Levels
 from pipeline.packing.linear import Linear, Quantiser
 from pipeline.packing.stages import Stage
@@ -53,6 +54,7 @@ def _pictures() -> list[picture.Picture]:
 
 
 def _register_all() -> None:
+    register(Half())
     for stage in Stage:
         for bits in BITS:
             register(Linear(Quantiser(bits, stage=stage)))

@@ -51,7 +51,8 @@ class LinearChannels(FloatCodec):
         settings = self.quantiser
         low, high = kernels.value_range(elements, spec.name)
         rows = elements.reshape(row_shape(spec, channels_last))
-        lows, highs = rows.min(axis=(0, 2)), rows.max(axis=(0, 2))
+        lows, highs = np.empty(rows.shape[1], np.float32), np.empty(rows.shape[1], np.float32)
+        kernels.channel_ranges(rows.view(np.int32), lows.view(np.int32), highs.view(np.int32))
         if settings.clipped:
             lows, highs = clipping.analytic_channels(rows, lows, highs, settings.bits)
         ends = _round_outwards(lows, highs, low, high)

@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
 from pipeline.packing.codec import Buffer
-from pipeline.packing.plain import DTYPES
+from pipeline.packing.plain import DTYPES, is_channels_last
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -102,9 +102,16 @@ def flatten(tensor: Tensor) -> tuple[Floats, bool]:
     Returns:
         The elements, and whether they are in channels-last order.
     """
-    last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    dense = tensor.detach().permute(0, 2, 3, 1) if last else tensor.detach().contiguous()
-    return dense.to(torch.float32).view(-1).numpy(), last
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    last = not tensor.is_contiguous()
+    if last:
+        last = is_channels_last(tensor)
+        tensor = tensor.permute(0, 2, 3, 1) if last else tensor.contiguous()
+    if tensor.dtype is not torch.float32:
+        tensor = tensor.to(torch.float32)
+    elements: Floats = tensor.numpy().reshape(-1)
+    return elements, last
 
 
 def rebuild(elements: Floats, spec: TensorSpec, channels_last: bool) -> Tensor:

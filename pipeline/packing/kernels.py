@@ -165,50 +165,35 @@ def channel_values(codes: Any, lows: Floats, steps: Floats, out: Any) -> None:
 
 
 @compiled
-def to_planes(codes: Bytes, width: int, out: Bytes) -> None:
-    """Bit-shuffle: bits of equal weight together, `width` planes of s = ceil(n / 8) bytes each.
+def channel_ranges(rows: Any, lows: Any, highs: Any) -> None:
+    """Least and greatest element of each channel of rows[outer, channel, inner]; all elements finite.
 
-    Element j * s + k is bit j of byte k, so that the inner loop runs over contiguous bytes (a processor shuffles 32
-    or 64 at a time), unlike the usual order in which eight neighbours share a byte.
+    Args:
+        rows: the elements' bits as int32.
+        lows: room for the bits of the least elements, as int32.
+        highs: as `lows`, for the greatest.
     """
-    s = (codes.size + 7) // 8
-    whole = max(0, codes.size - 7 * s)
-    for plane in range(width):
-        bits = out[plane * s : (plane + 1) * s]
-        _gather(bits[:whole], codes, s, np.uint8(plane))
-        for k in range(whole, s):
-            bits[k] = 0
-            for j in range(8):
-                if j * s + k < codes.size:
-                    bits[k] |= np.uint8(((codes[j * s + k] >> plane) & 1) << j)
-
-
-@compiled
-def _gather(bits: Bytes, codes: Bytes, s: int, plane: int) -> None:
-    """One plane's bytes: bit `plane` of eight codes that lie `s` apart. Slices let the compiler see no overlap."""
-    one = np.uint8(1)
-    c0, c1, c2, c3 = codes, codes[s:], codes[2 * s :], codes[3 * s :]
-    c4, c5, c6, c7 = codes[4 * s :], codes[5 * s :], codes[6 * s :], codes[7 * s :]
-    for k in range(bits.size):
-        low = ((c0[k] >> plane) & one) | (((c1[k] >> plane) & one) << one)
-        low |= (((c2[k] >> plane) & one) << np.uint8(2)) | (((c3[k] >> plane) & one) << np.uint8(3))
-        low |= (((c4[k] >> plane) & one) << np.uint8(4)) | (((c5[k] >> plane) & one) << np.uint8(5))
-        low |= (((c6[k] >> plane) & one) << np.uint8(6)) | (((c7[k] >> plane) & one) << np.uint8(7))
-        bits[k] = low
-
-
-@compiled
-def from_planes(planes: Bytes, width: int, out: Bytes) -> None:
-    """The inverse of `to_planes`; bits beyond the last element are ignored."""
-    stripe = (out.size + 7) // 8
-    out[:] = 0
-    for plane in range(width):
-        bits = planes[plane * stripe : (plane + 1) * stripe]
-        weight = np.uint8(1 << plane)
-        for j in range(8):
-            part = out[j * stripe : (j + 1) * stripe]
-            for k in range(part.size):
-                part[k] |= ((bits[k] >> np.uint8(j)) & np.uint8(1)) * weight
+    outer, channels, inner = rows.shape
+    mask = np.int32(0x7FFFFFFF)
+    lows[:] = mask
+    highs[:] = np.int32(-2147483648)
+    for o in range(outer):
+        if inner == 1:
+            for c in range(channels):
+                word = rows[o, c, 0] ^ ((rows[o, c, 0] >> 31) & mask)
+                lows[c] = min(lows[c], word)
+                highs[c] = max(highs[c], word)
+        else:
+            for c in range(channels):
+                least, greatest = lows[c], highs[c]
+                for i in range(inner):
+                    word = rows[o, c, i] ^ ((rows[o, c, i] >> 31) & mask)
+                    least = min(least, word)
+                    greatest = max(greatest, word)
+                lows[c], highs[c] = least, greatest
+    for c in range(channels):
+        lows[c] ^= (lows[c] >> 31) & mask
+        highs[c] ^= (highs[c] >> 31) & mask
 
 
 @compiled
@@ -236,3 +221,41 @@ def moments(elements: Floats) -> Any:
     for i in range(elements.size):
         square += (elements[i] - mean) ** 2
     return mean, np.sqrt(square / elements.size)
+
+
+@compiled
+def split_zeros(elements: Floats, present: Bytes, rest: Floats) -> Any:
+    """Take out what is not zero.
+
+    Args:
+        elements: n of them.
+        present: room for ceil(n / 8) bytes: bit j of byte k tells whether element 8 k + j is not zero.
+        rest: room for n; the non-zeros, in order.
+
+    Returns:
+        Number of non-zeros.
+    """
+    count = 0
+    for k in range(present.size):
+        bits = 0
+        for i in range(8 * k, min(8 * k + 8, elements.size)):
+            rest[count] = elements[i]
+            one = 1 if elements[i] != 0 else 0
+            bits |= one << (i & 7)
+            count += one
+        present[k] = bits
+    return count
+
+
+@compiled
+def join_zeros(present: Bytes, rest: Floats, out: Floats) -> None:
+    """The inverse of `split_zeros`; never reads beyond `rest`, whatever the bits say."""
+    place = 0
+    for k in range(present.size):
+        bits = present[k]
+        for i in range(8 * k, min(8 * k + 8, out.size)):
+            if (bits >> (i & 7)) & 1 and place < rest.size:
+                out[i] = rest[place]
+                place += 1
+            else:
+                out[i] = 0

@@ -38,52 +38,44 @@ def from_raw(buffer: Buffer, spec: TensorSpec) -> Tensor:
 
 
 class Raw:
-    """`fp32`: the elements in row-major order and native (little-endian) bytes, whatever the dtype."""
+    """`fp32`: the elements in native (little-endian) bytes, whatever the dtype.
+
+    Row-major elements are sent as they lie, without a copy. Channels-last ones are sent in their own order, with one
+    more byte behind them that says so.
+    """
 
     name = "fp32"
     lossless = True
 
     def encode(self, tensor: Tensor, spec: TensorSpec) -> Buffer:
         """See `Codec.encode`; no copy for a contiguous tensor."""
-        return raw_view(tensor.contiguous())
+        if tensor.shape != spec.shape or tensor.dtype != DTYPES[spec.dtype]:
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise CodecError(f"tensor {spec.name}", f"{found} is not {spec.dtype} {spec.shape}")
+        if tensor.is_contiguous() or not is_channels_last(tensor):
+            return raw_view(tensor.contiguous())
+        packed = torch.empty(spec.nbytes + 1, dtype=torch.uint8)
+        packed[-1] = 1
+        packed[:-1].copy_(tensor.detach().permute(0, 2, 3, 1).reshape(-1).view(torch.uint8))
+        return packed.numpy().data
 
     def decode(self, buffer: Buffer, spec: TensorSpec) -> Tensor:
         """See `Codec.decode`; no copy."""
-        return from_raw(buffer, spec)
+        view = memoryview(buffer).cast("B")
+        if len(spec.shape) != 4 or not spec.nbytes or len(view) != spec.nbytes + 1 or view[-1] != 1:
+            return from_raw(view, spec)
+        batch, channels, height, width = spec.shape
+        order = dataclasses.replace(spec, shape=(batch, height, width, channels))
+        return from_raw(view[:-1], order).permute(0, 3, 1, 2)
 
     def max_nbytes(self, spec: TensorSpec) -> int:
-        """See `Codec.max_nbytes`; exact."""
-        return spec.nbytes
+        """See `Codec.max_nbytes`."""
+        return spec.nbytes + (len(spec.shape) == 4)
 
 
-class Half:
-    """`fp16`: half floats; within half a unit of their last place, up to 65504."""
-
-    name = "fp16"
-    lossless = False
-
-    def encode(self, tensor: Tensor, spec: TensorSpec) -> Buffer:
-        """See `Codec.encode`."""
-        if tensor.dtype != torch.float32 or spec.dtype != "float32":
-            raise CodecError(f"tensor {spec.name}", f"fp16 carries float32, not {spec.dtype}", "use fp32")
-        half = tensor.detach().to(torch.float16)
-        if not torch.isfinite(half).all():
-            raise CodecError(f"tensor {spec.name}", "holds NaN, infinity or values beyond 65504")
-        return raw_view(half.contiguous())
-
-    def decode(self, buffer: Buffer, spec: TensorSpec) -> Tensor:
-        """See `Codec.decode`."""
-        if spec.dtype != "float32":
-            raise CodecError(f"tensor {spec.name}", f"fp16 carries float32, not {spec.dtype}")
-        half = from_raw(buffer, dataclasses.replace(spec, dtype="float16"))
-        if not torch.isfinite(half).all():
-            raise CodecError(f"tensor {spec.name}", "half floats hold NaN or infinity, which no sender makes")
-        return half.to(torch.float32)
-
-    def max_nbytes(self, spec: TensorSpec) -> int:
-        """See `Codec.max_nbytes`; exact."""
-        return 2 * spec.numel
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether the elements lie densely in the order batch, height, width, channels."""
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 register(Raw())
-register(Half())

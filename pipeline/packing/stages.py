@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 
 from pipeline.errors import CodecError
-from pipeline.packing import kernels
+from pipeline.packing import planes
 from pipeline.packing.frame import Bytes
 
 COMPRESSED = 2
@@ -43,7 +43,7 @@ _contexts = _Contexts()
 
 def packed_nbytes(count: int, width: int) -> int:
     """Bytes of `count` codes of `width` bits: as they are (8 bits), or as bit planes."""
-    return count if width == 8 else width * ((count + 7) // 8)
+    return count if width == 8 else width * planes.plane_nbytes(count)
 
 
 def pack(codes: Bytes, width: int, stage: Stage) -> tuple[Bytes, int]:
@@ -85,20 +85,20 @@ def unpack(payload: Bytes, count: int, width: int, stage: Stage, name: str) -> B
     if stage is Stage.ZSTD:
         return _unpaired(_unzstd(payload, _paired_nbytes(count, width), name), count, width)
     if stage is Stage.LZ4:
-        payload = _unlz4(payload, width * ((count + 7) // 8), name)
+        payload = _unlz4(payload, width * planes.plane_nbytes(count), name)
     elif payload.size != packed_nbytes(count, width):
         raise CodecError(f"tensor {name}", f"{payload.size} bytes where {packed_nbytes(count, width)} belong")
     elif width == 8:
         return payload
     codes = np.empty(count, np.uint8)
-    kernels.from_planes(payload, width, codes)
+    planes.from_planes(payload, width, codes)
     return codes
 
 
 def _planes(codes: Bytes, width: int) -> Bytes:
-    planes = np.empty(width * ((codes.size + 7) // 8), np.uint8)
-    kernels.to_planes(codes, width, planes)
-    return planes
+    out = np.empty(width * planes.plane_nbytes(codes.size), np.uint8)
+    planes.to_planes(codes, width, out)
+    return out
 
 
 def _lz4(codes: Bytes, width: int) -> bytes:

@@ -37,15 +37,15 @@ class ZeroMap(FloatCodec):
     def pack(self, elements: Floats, spec: TensorSpec, channels_last: bool) -> tuple[Bytes, int]:
         """See `FloatCodec.pack`."""
         kernels.value_range(elements, spec.name)
-        present = elements != 0
-        rest = elements[present]
+        present, rest = np.empty((spec.numel + 7) // 8, np.uint8), np.empty_like(elements)
+        rest = rest[: kernels.split_zeros(elements, present, rest)]
         low, high = kernels.value_range(rest, spec.name) if rest.size else (0.0, 0.0)
         top = (1 << self._bits) - 1
         step = step_of(low, high, top)
         codes = np.empty(rest.size, np.uint8)
         kernels.to_clamped(rest, np.float32(low), np.float32(1 / step), np.float32(top), codes)
         payload, _ = stages.pack(codes, self._bits, stages.Stage.NONE)
-        out = np.concatenate([np.empty(HEAD + _range.size, np.uint8), np.packbits(present), payload])
+        out = np.concatenate([np.empty(HEAD + _range.size, np.uint8), present, payload])
         _range.pack_into(out.data, HEAD, low, step)
         return out, 0
 
@@ -55,11 +55,10 @@ class ZeroMap(FloatCodec):
         start = _range.size + (spec.numel + 7) // 8
         if body.size < start:
             raise CodecError(f"tensor {spec.name}", "its map of zeros is cut short")
-        present = np.unpackbits(body[_range.size : start], count=spec.numel).astype(np.bool_)
-        count = int(np.count_nonzero(present))
+        present = body[_range.size : start]
+        count = int(np.bitwise_count(present).sum())
         codes = stages.unpack(body[start:], count, self._bits, stages.Stage.NONE, spec.name)
-        rest = np.empty(count, np.float32)
+        rest, out = np.empty(count, np.float32), np.empty(spec.numel, np.float32)
         kernels.from_bytes(codes, low, step, rest)
-        out = np.zeros(spec.numel, np.float32)
-        out[present] = rest
+        kernels.join_zeros(present, rest, out)
         return out

@@ -120,6 +120,17 @@ def test_raw_is_bit_exact(case: tuple[Tensor, TensorSpec]) -> None:
     assert torch.equal(unpacked, tensor) and unpacked.dtype == tensor.dtype
 
 
+def test_raw_sends_channels_last_in_its_own_order() -> None:
+    spec = TensorSpec("features.3", (1, 4, 3, 5))
+    tensor = torch.randn(spec.shape).contiguous(memory_format=torch.channels_last)
+    packed = codec.get("fp32").encode(tensor, spec)
+    unpacked = codec.get("fp32").decode(bytearray(packed), spec)
+    assert memoryview(packed).nbytes == spec.nbytes + 1 == codec.get("fp32").max_nbytes(spec)
+    assert torch.equal(unpacked, tensor) and unpacked.stride() == tensor.stride()
+    with pytest.raises(CodecError, match="61 bytes"):
+        codec.get("fp32").decode(bytearray(packed)[:-180], spec)
+
+
 @few
 @given(floats())
 def test_half_floats_are_the_nearest(case: tuple[Tensor, TensorSpec]) -> None:
