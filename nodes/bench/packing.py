@@ -38,7 +38,7 @@ CODECS = (
 )  # fmt: skip
 FAST = ("q8", "q4")
 """Held to a share of memcpy's speed."""
-SMALL = ("q8-zstd", "q4-zstd")
+SMALL = ("q8-lz4", "q4-lz4")
 """Held to be smaller and faster than ZFP and LZ4 at equal error."""
 FLOOR = 0.25
 ROUNDS = 15

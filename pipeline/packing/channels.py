@@ -10,7 +10,7 @@ from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import clipping, kernels, stages
 from pipeline.packing.frame import HEAD, Bytes, FloatCodec, Floats
-from pipeline.packing.linear import Quantiser, unpack_codes
+from pipeline.packing.linear import Quantiser, pack_codes, unpack_codes
 
 _outer = struct.Struct("<ff")
 
@@ -59,7 +59,7 @@ class LinearChannels(FloatCodec):
         lows, steps = _grid(ends, low, high, settings.top)
         codes = np.empty(rows.shape, np.uint8)
         kernels.channel_codes(rows, lows, np.float32(1) / steps, np.float32(settings.top), codes)
-        payload, flags = stages.pack(codes.reshape(-1), settings.bits, settings.stage)
+        payload, flags = pack_codes(settings, codes.reshape(-1), spec, channels_last)
         table = _outer.size + ends.size
         out = np.empty(HEAD + table + payload.size, np.uint8)
         _outer.pack_into(out.data, HEAD, low, high)
@@ -78,7 +78,7 @@ class LinearChannels(FloatCodec):
         if ends.size != 2 * shape[1] or (ends[: shape[1]] > ends[shape[1] :]).any():
             raise CodecError(f"tensor {spec.name}", "its channels' ranges are damaged")
         lows, steps = _grid(ends.reshape(2, -1), low, high, self.quantiser.top)
-        codes = unpack_codes(self.quantiser, body[table:], flags, spec)
+        codes = unpack_codes(self.quantiser, body[table:], flags, spec, channels_last)
         out = np.empty(spec.numel, np.float32)
         kernels.channel_values(codes.reshape(shape), lows, steps, out.reshape(shape))
         return out

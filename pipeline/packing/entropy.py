@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import grid, kernels
-from pipeline.packing.frame import HEAD, Bytes, FloatCodec, Floats
+from pipeline.packing.frame import HEAD, Bytes, FloatCodec, Floats, from_rows, to_rows
 
 RATES = (40, 35, 30, 25, 20, 15)
 """Tenths of a bit."""
@@ -55,18 +55,3 @@ class Entropy(FloatCodec):
         elements = payload.copy().view(np.float32)
         kernels.value_range(elements, spec.name)
         return elements
-
-
-def to_rows(codes: grid.Integers, spec: TensorSpec, channels_last: bool) -> grid.Integers:
-    """Codes in row-major order, whose neighbours are neighbours in the map."""
-    if not channels_last:
-        return codes
-    batch, channels, height, width = spec.shape
-    return np.ascontiguousarray(codes.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)).reshape(-1)
-
-
-def from_rows(codes: grid.Integers, spec: TensorSpec, channels_last: bool) -> grid.Integers:
-    """The inverse of `to_rows`."""
-    if not channels_last:
-        return codes
-    return np.ascontiguousarray(codes.reshape(spec.shape).transpose(0, 2, 3, 1)).reshape(-1)

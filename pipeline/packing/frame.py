@@ -15,6 +15,7 @@ import functools
 import struct
 import zlib
 from abc import ABC, abstractmethod
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from pipeline.packing.plain import DTYPES, is_channels_last
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+_Codes = TypeVar("_Codes", Bytes, npt.NDArray[np.int32])
 
 HEAD = 5
 """Bytes of checksum and flags."""
@@ -138,6 +140,24 @@ def image_shape(spec: TensorSpec) -> tuple[int, int, int, int]:
     if len(spec.shape) != 4:
         raise CodecError(f"tensor {spec.name}", f"{spec.shape} has no channels-last order")
     return spec.shape[0], spec.shape[1], spec.shape[2], spec.shape[3]
+
+
+def to_rows(codes: _Codes, spec: TensorSpec, channels_last: bool) -> _Codes:
+    """Codes in row-major order, whose neighbours are neighbours in the map: what entropy coders and LZ4 live on."""
+    if not channels_last:
+        return codes
+    batch, channels, height, width = image_shape(spec)
+    rows: _Codes = torch.from_numpy(codes).view(batch, height, width, channels).permute(0, 3, 1, 2).reshape(-1).numpy()
+    return rows
+
+
+def from_rows(codes: _Codes, spec: TensorSpec, channels_last: bool) -> _Codes:
+    """The inverse of `to_rows`."""
+    if not channels_last:
+        return codes
+    maps = torch.from_numpy(codes if codes.flags.writeable else codes.copy()).view(image_shape(spec))
+    elements: _Codes = maps.permute(0, 2, 3, 1).reshape(-1).numpy()
+    return elements
 
 
 class FloatCodec(ABC):

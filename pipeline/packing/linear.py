@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import clipping, kernels, stages
-from pipeline.packing.frame import HEAD, Bytes, FloatCodec, Floats
+from pipeline.packing.frame import HEAD, Bytes, FloatCodec, Floats, from_rows, to_rows
 from pipeline.packing.stages import COMPRESSED, Stage
 
 _range = struct.Struct("<ff")
@@ -91,7 +91,7 @@ class Linear(FloatCodec):
         else:
             codes = np.empty(elements.size, np.uint8)
             kernels.to_clamped(elements, *grid, np.float32(settings.top), codes)
-            payload, flags = stages.pack(codes, settings.bits, settings.stage)
+            payload, flags = pack_codes(settings, codes, spec, channels_last)
             out = np.empty(HEAD + _range.size + payload.size, np.uint8)
             out[HEAD + _range.size :] = payload
         _range.pack_into(out.data, HEAD, low, step)
@@ -106,7 +106,7 @@ class Linear(FloatCodec):
                 raise CodecError(f"tensor {spec.name}", f"{payload.size} bytes of payload are not {self.name}")
             kernels.from_nibbles(payload, low, step, out)
         else:
-            codes = unpack_codes(self.quantiser, payload, flags, spec)
+            codes = unpack_codes(self.quantiser, payload, flags, spec, channels_last)
             kernels.from_bytes(codes, low, step, out)
         return out
 
@@ -115,7 +115,15 @@ class Linear(FloatCodec):
         return (count + 1) // 2 if nibbles else stages.packed_nbytes(count, self.quantiser.bits)
 
 
-def unpack_codes(quantiser: Quantiser, payload: Bytes, flags: int, spec: TensorSpec) -> Bytes:
-    """The codes of a whole tensor (see `stages.unpack`)."""
+def pack_codes(quantiser: Quantiser, codes: Bytes, spec: TensorSpec, channels_last: bool) -> tuple[Bytes, int]:
+    """Payload and flags of a whole tensor's codes in memory order; a stage sees them in row-major order."""
+    if quantiser.stage:
+        codes = to_rows(codes, spec, channels_last)
+    return stages.pack(codes, quantiser.bits, quantiser.stage)
+
+
+def unpack_codes(quantiser: Quantiser, payload: Bytes, flags: int, spec: TensorSpec, channels_last: bool) -> Bytes:
+    """The inverse of `pack_codes` (see `stages.unpack`)."""
     stage = quantiser.stage if flags & COMPRESSED else Stage.NONE
-    return stages.unpack(payload, spec.numel, quantiser.bits, stage, spec.name)
+    codes = stages.unpack(payload, spec.numel, quantiser.bits, stage, spec.name)
+    return from_rows(codes, spec, channels_last) if quantiser.stage else codes

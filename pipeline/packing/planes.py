@@ -1,7 +1,8 @@
 """The bit-shuffle: bits of equal weight of many codes together, and back. Compiled by Numba.
 
-Of the ways compared in `anabranch bench packing` (NumPy, torch, the `bitshuffle` library, this one) it is the fastest:
-twice the library, ten times torch and NumPy.
+Of the ways compared in `anabranch bench packing` (NumPy, torch, the `bitshuffle` library, this one) it is the fastest,
+since only the planes that codes use are written, and the bytes are the same as the library's. An order in which the
+eight codes of a byte lie far apart would be twice as fast again, but leaves LZ4 5 to 30 % more bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pipeline.packing.frame import Bytes
 from pipeline.packing.kernels import compiled
 
 _BLOCK = 512
-"""Bytes of a row of the working block, which stays in the first-level cache."""
+"""Words of eight codes that are worked on at a time; they stay in the first-level cache."""
 
 
 def plane_nbytes(count: int) -> int:
@@ -23,74 +24,54 @@ def plane_nbytes(count: int) -> int:
 
 
 @compiled
-def _swap(first: Any, second: Any, shift: int, mask: int) -> None:
-    """Exchange the bits under `mask << shift` of the first row with those under `mask` of the second."""
-    for k in range(first.size):
-        change = ((first[k] >> shift) ^ second[k]) & mask
-        second[k] ^= change
-        first[k] ^= change << shift
-
-
-@compiled
-def _transpose(rows: Any) -> None:
-    """Bit b of row j <-> bit j of row b, in each of the columns of bytes of eight rows.
-
-    Three rounds of exchanges between rows (Warren, "Hacker's Delight", 7-3), on eight columns a word and, since rows
-    are contiguous, on as many words as the processor takes at a time.
-    """
-    for j in range(4):
-        _swap(rows[j], rows[j + 4], np.uint64(4), np.uint64(0x0F0F0F0F0F0F0F0F))
-    for j in (0, 1, 4, 5):
-        _swap(rows[j], rows[j + 2], np.uint64(2), np.uint64(0x3333333333333333))
-    for j in (0, 2, 4, 6):
-        _swap(rows[j], rows[j + 1], np.uint64(1), np.uint64(0x5555555555555555))
+def _transpose(words: Any) -> None:
+    """In each word of eight bytes: bit b of byte j <-> bit j of byte b (Warren, "Hacker's Delight", section 7-3)."""
+    for k in range(words.size):
+        word = words[k]
+        change = (word ^ (word >> np.uint64(7))) & np.uint64(0x00AA00AA00AA00AA)
+        word = word ^ change ^ (change << np.uint64(7))
+        change = (word ^ (word >> np.uint64(14))) & np.uint64(0x0000CCCC0000CCCC)
+        word = word ^ change ^ (change << np.uint64(14))
+        change = (word ^ (word >> np.uint64(28))) & np.uint64(0x00000000F0F0F0F0)
+        words[k] = word ^ change ^ (change << np.uint64(28))
 
 
 @compiled
 def to_planes(codes: Bytes, width: int, out: Bytes) -> None:
-    """The low `width` bits of n codes as planes of s = ceil(n / 8) bytes.
-
-    The codes lie in eight stripes of s; code j * s + k is bit j of byte k of each plane. (The usual order, in which
-    eight neighbours share a byte, would need eight times as many and shorter steps.)
-    """
+    """The low `width` bits of n codes as planes of s = ceil(n / 8) bytes; code 8 k + j is bit j of byte k of each."""
     stripe = (codes.size + 7) // 8
-    block = np.zeros((8, _BLOCK), np.uint8)
-    words = block.view(np.uint64)
+    words = np.zeros(_BLOCK, np.uint64)
+    octets = words.view(np.uint8)
     for start in range(0, stripe, _BLOCK):
         size = min(_BLOCK, stripe - start)
-        for j in range(8):
-            part = codes[j * stripe + start : min(j * stripe + start + size, (j + 1) * stripe)]
-            row = block[j]
-            for k in range(part.size):
-                row[k] = part[k]
-            for k in range(part.size, size):
-                row[k] = 0
+        part = codes[8 * start : min(8 * (start + size), codes.size)]
+        for k in range(part.size):
+            octets[k] = part[k]
+        for k in range(part.size, 8 * size):
+            octets[k] = 0
         _transpose(words)
         for plane in range(width):
-            row = block[plane]
-            part = out[plane * stripe + start : plane * stripe + start + size]
+            row = out[plane * stripe + start : plane * stripe + start + size]
+            shift = np.uint64(8 * plane)
             for k in range(size):
-                part[k] = row[k]
+                row[k] = np.uint8(words[k] >> shift)
 
 
 @compiled
 def from_planes(planes: Bytes, width: int, out: Bytes) -> None:
     """The inverse of `to_planes`; bits beyond the last code are ignored."""
     stripe = (out.size + 7) // 8
-    block = np.zeros((8, _BLOCK), np.uint8)
-    words = block.view(np.uint64)
+    words = np.zeros(_BLOCK, np.uint64)
+    octets = words.view(np.uint8)
     for start in range(0, stripe, _BLOCK):
         size = min(_BLOCK, stripe - start)
+        words[:] = 0
         for plane in range(width):
-            row = block[plane]
-            part = planes[plane * stripe + start : plane * stripe + start + size]
+            row = planes[plane * stripe + start : plane * stripe + start + size]
+            shift = np.uint64(8 * plane)
             for k in range(size):
-                row[k] = part[k]
-        for plane in range(width, 8):
-            block[plane] = 0
+                words[k] |= np.uint64(row[k]) << shift
         _transpose(words)
-        for j in range(8):
-            row = block[j]
-            part = out[j * stripe + start : min(j * stripe + start + size, (j + 1) * stripe)]
-            for k in range(part.size):
-                part[k] = row[k]
+        part = out[8 * start : min(8 * (start + size), out.size)]
+        for k in range(part.size):
+            part[k] = octets[k]
