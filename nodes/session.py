@@ -17,7 +17,7 @@ from nodes.summary import Gatherer, Summary, create_run_folder, write_json
 from pipeline.errors import SourceError
 from pipeline.frames.annotate import AnnotatedVideo
 from pipeline.frames.prefetch import Pace, Prefetcher
-from pipeline.frames.results import Hop, Result, as_labels, read_labels, top_k
+from pipeline.frames.results import Result, as_labels, read_labels, top_k
 from pipeline.frames.sinks import Background, JsonLines, Sink
 from pipeline.frames.sources import Source, open_source
 from pipeline.model.spec import LoadedModel
@@ -162,6 +162,10 @@ class DeviceSession:
             top=top_k(output, self.labels),
             epoch=header.epoch,
             latency_s=outcome.latency_s,
-            hops=tuple(Hop(hop.node, hop.queue_s, hop.unpack_s, hop.compute_s, hop.pack_s) for hop in header.hops),
-            truth=frame.truth,
+            hops=header.hops,
+            truth=self._known(frame.truth),
         )
+
+    def _known(self, truth: int | str | None) -> int | str | None:
+        """The truth, where it is in this network's terms: a scene's class means nothing to an ImageNet network."""
+        return truth if not isinstance(truth, str) or truth in self.labels.values() else None

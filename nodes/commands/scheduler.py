@@ -10,6 +10,7 @@ import typer
 import zmq
 
 from nodes.commands import options as opt
+from nodes.config import read_deployment
 from nodes.deciding import MAX_DROP, Deciding, build_core
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.sockets import SocketFactory
@@ -48,6 +49,10 @@ def scheduler(
         model, weights, graph, planner, cut, codec, nodes, tuple(profile or ()), calibration,
         Objective.parse(objective, max_drop=max_drop),
     ).resolved(config)  # fmt: skip
+    if config is not None:
+        deployment = read_deployment(config)
+        address, insecure = deployment.scheduler.address, deployment.insecure
+        reports, plans = address.reports, address.plans
     stop = threading.Event()
     stop_on_signals(stop.set)
     if child:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.frames.wire import Hop
 
 Labels = Mapping[int, str]
 """Class names by index; classes without a name are shown by their index."""
@@ -27,16 +28,6 @@ class Guess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def title(self) -> str:
         """The label, or the index where there is none."""
         return self.label if self.label is not None else f"class {self.index}"
-
-
-class Hop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one node spent on a frame, in seconds of its own clock."""
-
-    node: str
-    queue_s: float = 0.0
-    unpack_s: float = 0.0
-    compute_s: float = 0.0
-    pack_s: float = 0.0
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

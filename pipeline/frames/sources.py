@@ -20,6 +20,7 @@ import msgspec
 from pipeline.errors import SourceError
 from pipeline.frames.pictures import PictureFolder
 from pipeline.frames.scene import Scene, SceneOptions
+from pipeline.frames.shapes import LABELS
 from pipeline.frames.source import Frame, Notify, Shot, Source, SourceSettings, ignore
 from pipeline.frames.video import LIVE_SCHEMES, LiveVideo, VideoFile, camera_opener, stream_opener
 
@@ -35,10 +36,10 @@ class SceneSource(Source):
         self._scene = Scene(options)
 
     def shots(self) -> Iterator[Shot]:
-        """Picture after picture, with the class index as truth."""
+        """Picture after picture, with the name of the object's class as truth."""
         number = 0
         while True:
-            yield Shot(number / self._scene.options.fps, self._scene.render(number), self._scene.truth(number))
+            yield Shot(number / self._scene.options.fps, self._scene.render(number), LABELS[self._scene.truth(number)])
             number += 1
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import subprocess
 from pathlib import Path
 
+import av
 import msgspec
+import numpy as np
 import psutil
 import pytest
 
+from nodes.local_links import free_port
 from nodes.summary import Summary
 from pipeline.frames.results import Result
 from pipeline.model.spec import load_model
-from tests.nodes.processes import Running, anabranch, eventually, lines
+from tests.nodes.processes import LIMIT_S, ROOT, Running, anabranch, command, environment, eventually, lines
 from tests.nodes.tiny import SPEC, picture_folder, reference
 
 FRAMES = 120
@@ -143,3 +148,68 @@ def test_a_taken_port_is_named() -> None:
 def test_an_address_beyond_loopback_needs_to_be_wanted() -> None:
     done = anabranch("edge", "--model", SPEC, "--listen", "tcp://0.0.0.0:*")
     assert done.returncode == 1 and "--insecure" in done.stderr
+
+
+def test_a_film_that_breaks_off_counts_until_there(tmp_path: Path) -> None:
+    film = tmp_path / "film.mkv"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        for number in range(200):
+            rgb = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode(None))
+    whole = film.read_bytes()
+    film.write_bytes(whole[: len(whole) // 2])
+    done = anabranch("run", "--source", film, "--model", SPEC, "--run-dir", tmp_path / "run")
+    assert done.returncode == 1
+    assert "film.mkv" in done.stderr and "Traceback" not in done.stderr
+    summary = msgspec.json.decode((tmp_path / "run" / "summary.json").read_bytes(), type=Summary)
+    assert 60 < summary.results == summary.frames_admitted == lines(tmp_path / "run" / "results.jsonl") < 140
+    assert summary.source_error
+
+
+def test_results_that_cannot_be_written_end_the_run_with_one_line(pictures: Path, tmp_path: Path) -> None:
+    arguments = command(*_run_arguments(pictures, tmp_path / "run"))
+    # A file size limit stands in for a full disk: the same write fails in the same place.
+    limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *arguments]
+    done = subprocess.run(
+        limited, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 1, done.stdout
+    assert "results.jsonl" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_one_file_describes_a_deployment(pictures: Path, tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(2)]
+    config = tmp_path / "anabranch.toml"
+    config.write_text(
+        f"""
+        model = "{SPEC}"
+        [scheduler]
+        reports = "tcp://127.0.0.1:{ports[0]}"
+        plans = "tcp://127.0.0.1:{ports[1]}"
+        [[node]]
+        name = "camera"
+        tier = "device"
+        source = "{pictures}"
+        admit = "every"
+        [[node]]
+        name = "shed"
+        tier = "edge"
+        [[node]]
+        name = "attic"
+        tier = "cloud"
+        """
+    )
+    with contextlib.ExitStack() as stack:
+        for arguments in (["scheduler"], ["edge", "--name", "shed"], ["cloud", "--name", "attic"]):
+            stack.enter_context(Running([*arguments, "--config", config]))
+        run_dir = tmp_path / "run"
+        done = anabranch(
+            "device", "--name", "camera", "--config", config, "--run-dir", run_dir,
+            "--first-plan-timeout", "60", "--needs-plan",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = _check_results(run_dir, FRAMES)
+    assert [hop.node for hop in results[0].hops] == ["camera", "shed", "attic"]
