@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.errors import PlanError
 from pipeline.tiling.halo import StackCosts
@@ -32,6 +32,8 @@ class Crew:
     """Bytes per second at which the edge node crops, packs and merges."""
     start_s: float = 5e-5
     """What starting a tile's program costs."""
+    fixed_s: Mapping[str, float] = field(default_factory=dict)
+    """The part of `block_s` that does not shrink with the tile; blocks that are not in here have none."""
 
     def __post_init__(self) -> None:
         rates = (*self.speeds, self.goodput_bps, self.copy_bytes_s)
@@ -60,7 +62,7 @@ def stack_time(costs: StackCosts, crew: Crew, rows: Sequence[Interval], columns:
     computes its tiles in the order in which they come; outputs return over the one interface in the order in which
     they are done.
     """
-    work = costs.seconds.of(rows, columns).ravel()
+    work = costs.seconds.of(rows, columns).ravel() + costs.fixed_s
     bytes_in = costs.bytes_in.of(rows, columns).ravel()
     bytes_out = costs.bytes_out.of(rows, columns).ravel()
     count, tiles = len(crew.speeds), range(len(work))

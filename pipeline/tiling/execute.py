@@ -138,6 +138,10 @@ class TiledStack:
         """Every tensor of `end`: what the tiles made, and what crosses both cuts."""
         return {name: made[name] if name in made else inputs[name] for name in self.end.tensors}
 
+    def format_of(self, tensor: Tensor) -> torch.memory_format:
+        """The memory format in which this stack wants a tensor; another one costs a copy."""
+        return self.layout.memory_format if tensor.dim() == 4 else torch.contiguous_format
+
     def warm(self, region: Region, runs: int = 2) -> None:
         """Write the program of a tile and run it on zeros, so that its first frame finds everything ready."""
         tensors = self.captured.graph.tensors
@@ -154,8 +158,7 @@ class TiledStack:
             return parts[0]
         shape = list(parts[0].shape)
         shape[layout.row_axis], shape[layout.column_axis] = layout.height, layout.width
-        format_ = self.layout.memory_format if len(shape) == 4 else torch.contiguous_format
-        whole = torch.empty(shape, dtype=parts[0].dtype, memory_format=format_)
+        whole = torch.empty(shape, dtype=parts[0].dtype, memory_format=self.format_of(parts[0]))
         for region, part in zip(regions, parts, strict=True):
             self.crop(name, whole, region).copy_(part)
         return whole
@@ -186,7 +189,7 @@ class TiledStack:
         if layout is not None and (tensor.shape[layout.row_axis], tensor.shape[layout.column_axis]) != sizes:
             got = "x".join(str(size) for size in tensor.shape)
             raise PlanError(self.label, f"given {name} of {got}, where the tile needs {sizes[0]}x{sizes[1]}")
-        return tensor.contiguous(memory_format=self.layout.memory_format) if tensor.dim() == 4 else tensor
+        return tensor.contiguous(memory_format=self.format_of(tensor))
 
     def _program(self, region: Region) -> _Compiled:
         with self._lock:

@@ -95,7 +95,7 @@ class SpanCosts:
         start, end = self.cuts[first], self.cuts[last]
         if self.analysis.why_no_stack(start, end) is not None:
             return None
-        costs = self._reach_of(last).costs(start, self.crew.block_s)
+        costs = self._reach_of(last).costs(start, self.crew.block_s, self.crew.fixed_s)
         found = [self._piece(start, end, costs, grid) for grid in self._grids(costs, fitted)]
         return min(found, key=lambda piece: piece.seconds, default=None)
 

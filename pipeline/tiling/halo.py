@@ -94,7 +94,9 @@ class StackCosts:
     """What any tile of one stack costs."""
 
     seconds: Terms
-    """On a node of speed 1."""
+    """On a node of speed 1; what grows with the tile."""
+    fixed_s: float
+    """On a node of speed 1; what every tile takes, however small it is."""
     flops: Terms
     bytes_in: Terms
     bytes_out: Terms
@@ -155,10 +157,19 @@ class StackReach:
         area = operator.layout.region.area if operator.layout else 1
         return block_s[block.name] / len(self.analysis.members[block.name]) / area
 
-    def costs(self, start: Cut, block_s: Mapping[str, float]) -> StackCosts:
-        """What any tile of the stack from `start` costs; `block_s` as for `work`."""
+    def costs(self, start: Cut, block_s: Mapping[str, float], fixed_s: Mapping[str, float]) -> StackCosts:
+        """What any tile of the stack from `start` costs.
+
+        Args:
+            start: where the stack begins.
+            block_s: seconds of each block, untiled.
+            fixed_s: the part of these seconds that does not shrink with the tile (starting, reading weights).
+        """
+        names = [block.name for block in self.blocks if not start.mask >> block.index & 1]
+        fixed = {name: min(fixed_s.get(name, 0.0), block_s[name]) for name in names}
         return StackCosts(
-            self.work(start, block_s),
+            self.work(start, {**block_s, **{name: block_s[name] - fixed[name] for name in names}}),
+            sum(fixed.values()),
             self.work(start),
             self.bytes_in(start),
             self.bytes_out(start),

@@ -52,7 +52,7 @@ def strips_for(costs: StackCosts, crew: Crew, count: int) -> tuple[Interval, ...
     Raises:
         PlanError: there are more workers than rows.
     """
-    work = _table(costs.seconds, costs.size[1])
+    work = _table(costs.seconds, costs.size[1]) + costs.fixed_s
     # The interface is shared: where all finish together, the last has waited for the bytes of all others.
     nbytes = _table(costs.bytes_in, costs.size[1]) + _table(costs.bytes_out, costs.size[1])
     away = nbytes * (8 / crew.goodput_bps) * (count - 1) + 2 * (crew.message_s + crew.latency_s)

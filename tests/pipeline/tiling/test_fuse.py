@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_unequal_workers_finish_together() -> None:
     graph = mixed().graph
     start, end = graph.cut(INPUT), graph.cut("stem.3")
     reach, unequal = StackReach(analysis_of(mixed()), end, start), crew(1.0, 0.5, 0.25)
-    costs = reach.costs(start, unequal.block_s)
+    costs = reach.costs(start, unequal.block_s, {})
     strips = strips_for(costs, unequal, 3)
     one_row = max(
         costs.seconds.of([row], boundaries((1.0,), reach.width))[0, 0]
@@ -138,6 +139,13 @@ def test_ours_is_never_slower_than_the_choices_of_others(speeds: tuple[float, ..
 def covered(choice: StackChoice) -> list[str]:
     """Blocks of all pieces, which follow each other."""
     return [block.name for piece in choice.pieces for block in mixed().graph.between(piece.start, piece.end)]
+
+
+def test_work_that_does_not_shrink_with_the_tile_speaks_against_tiles() -> None:
+    cuts, free = mixed().graph.cuts, crew(1.0, 1.0, goodput_bps=1e11)
+    stuck = dataclasses.replace(free, fixed_s=free.block_s)
+    assert choose_stacks(mixed(), cuts[0], cuts[-1], free).stacks
+    assert choose_stacks(mixed(), cuts[0], cuts[-1], stuck).stacks == ()
 
 
 def test_slow_links_leave_everything_on_the_edge_node_and_fast_ones_do_not() -> None:
