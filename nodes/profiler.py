@@ -1,0 +1,254 @@
+"""Measures a network's segments on this machine: the only part of planning that runs anything.
+
+Times are the computing thread's own where torch computes with one thread, so that whatever else runs on the machine
+does not get into the profile (live, that is the load estimate's business); wall time otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.model.capture import CapturedModel
+from pipeline.model.graph import Cut, ModelGraph, TensorSpec
+from pipeline.model.segment import Segment
+from pipeline.packing import codec as codecs
+from scheduler.fitting import Sample, fit
+from scheduler.profile import Profile
+
+log = logging.getLogger(__name__)
+
+SEGMENTS_PER_BLOCK = 5
+SEGMENTS = (120, 800)
+"""Different segments that are measured: five per block, within these bounds."""
+
+VISIT_S = 0.004
+"""A visit runs its segment twice, and on until this."""
+
+LEAST_SEGMENTS = 40
+"""However short the budget."""
+
+MEAN_SHARE = 0.4
+"""Of the whole network's time, that a random segment takes, building it included."""
+
+VISITS = (3, 40)
+"""Every segment is visited at least and at most this often, in rounds over all of them: whatever else keeps the
+machine busy for seconds must not fall on some segments only."""
+
+QUIET = 0.25
+"""The quantile of a segment's visits that counts: what others slow down is the load's business, not the profile's."""
+
+PACKING_CODEC = "q4"
+PACKING_SHAPE = (1, 64, 56, 56)
+"""What packing is measured with: an activation of a typical early cut."""
+
+Progress = Callable[[float, str], None]
+"""Told the share that is done (0..1), and what is being measured."""
+
+
+@dataclass(frozen=True)
+class ProfilerSettings:
+    """How to measure."""
+
+    budget_s: float = 120.0
+    """Measuring ends after this, but not before every segment has been visited `VISITS[0]` times."""
+    torch_threads: int = 1
+    """0 leaves torch's own choice."""
+    torch_device: str = "cpu"
+    seed: int = 0
+
+
+def profile_node(captured: CapturedModel, node: str, settings: ProfilerSettings, progress: Progress) -> Profile:
+    """Measure a network on this machine.
+
+    Args:
+        captured: the network.
+        node: name that the profile gets.
+        settings: budget and threads.
+        progress: told how far it is.
+
+    Raises:
+        ModelError: the torch device is not there.
+    """
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    rng = np.random.default_rng(settings.seed)
+    bench = _Bench(captured, settings)
+    samples = _measure_all(bench, rng, progress)
+    timing, error = fit(captured.graph, samples)
+    progress(1.0, "packing beside compute")
+    packing_s, contention = bench.packing()
+    return Profile(
+        fingerprint=captured.graph.fingerprint,
+        model=captured.graph.name,
+        node=node,
+        timing=timing,
+        error=error,
+        torch_device=settings.torch_device,
+        torch_threads=torch.get_num_threads(),
+        segments=len(samples),
+        packing_s_per_byte=packing_s,
+        contention=contention,
+    )
+
+
+def _measure_all(bench: _Bench, rng: np.random.Generator, progress: Progress) -> list[Sample]:
+    graph, budget_s = bench.captured.graph, bench.settings.budget_s
+    count = _count(bench)
+    chosen = list(dict.fromkeys(itertools.islice(_segments(graph, rng), 4 * count)))[:count]
+    visits: list[list[float]] = [[] for _ in chosen]
+    begin = time.perf_counter()
+    for visit in range(VISITS[1]):
+        for number in rng.permutation(len(chosen)):
+            spent = (time.perf_counter() - begin) / budget_s
+            if spent >= 1 and visit >= VISITS[0]:
+                break
+            visits[number].append(bench.visit(*chosen[number]))
+            progress(min(spent, 1.0), f"{len(chosen)} segments, round {visit + 1}")
+    return [
+        Sample(start, end, float(np.quantile(found, QUIET))) for (start, end), found in zip(chosen, visits, strict=True)
+    ]
+
+
+def _count(bench: _Bench) -> int:
+    """How many segments to measure: as many as the network wants, and the budget can visit often enough."""
+    graph = bench.captured.graph
+    wanted = min(max(SEGMENTS_PER_BLOCK * len(graph.blocks), SEGMENTS[0]), SEGMENTS[1])
+    whole_s = bench.visit(graph.cuts[0], graph.cuts[-1])
+    visit_s = max(VISIT_S, 2 * MEAN_SHARE * whole_s)
+    return max(min(wanted, int(bench.settings.budget_s / (VISITS[0] * visit_s))), LEAST_SEGMENTS)
+
+
+def _segments(graph: ModelGraph, rng: np.random.Generator) -> Iterator[tuple[Cut, Cut]]:
+    """Random segments without end: the whole network, then prefixes, suffixes and parts of all lengths."""
+    yield graph.cuts[0], graph.cuts[-1]
+    while True:
+        kind = rng.random()
+        start = graph.cuts[0] if kind < 0.25 else graph.cuts[int(rng.integers(0, len(graph.cuts) - 1))]
+        if 0.25 <= kind < 0.5:
+            yield start, graph.cuts[-1]
+            continue
+        end = _behind(graph, rng, start)
+        if end is not None:
+            yield start, end
+
+
+def _behind(graph: ModelGraph, rng: np.random.Generator, start: Cut) -> Cut | None:
+    """A random cut behind `start`, every length by powers of two as likely; None where the dice fell badly."""
+    room = len(graph.blocks) - start.mask.bit_count()
+    length = int(np.ceil(2 ** rng.uniform(0, np.log2(room)))) if room > 1 else room
+    wanted = start.mask.bit_count() + length
+    sizes = [cut.mask.bit_count() for cut in graph.cuts]
+    first, last = np.searchsorted(sizes, wanted, "left"), np.searchsorted(sizes, wanted, "right")
+    behind = [cut for cut in graph.cuts[int(first) : int(last)] if start.before(cut)]
+    return behind[int(rng.integers(len(behind)))] if behind else None
+
+
+class _Bench:
+    """Runs segments on random tensors."""
+
+    def __init__(self, captured: CapturedModel, settings: ProfilerSettings) -> None:
+        self.captured, self.settings = captured, settings
+        self._segments: dict[tuple[int, int], Segment] = {}
+        self._random = torch.Generator().manual_seed(settings.seed)
+        whole = self._segment(captured.graph.cuts[0], captured.graph.cuts[-1])
+        whole.warm()
+
+    def visit(self, start: Cut, end: Cut) -> float:
+        """Seconds of the faster of a few runs of a segment."""
+        key = start.index, end.index
+        if key not in self._segments:
+            self._segments[key] = self._segment(start, end)
+            self._segments[key].run(self._inputs(start))
+        segment, inputs, clock = self._segments[key], self._inputs(start), self._clock()
+        found: list[float] = []
+        begin = time.perf_counter()
+        while len(found) < 2 or time.perf_counter() - begin < VISIT_S:
+            before = clock()
+            segment.run(inputs)
+            found.append(clock() - before)
+        return max(min(found), 1e-7)
+
+    def packing(self) -> tuple[float, float]:
+        """Seconds to pack one fp32 byte, and by how much one second of packing slows compute beside it."""
+        if PACKING_CODEC not in codecs.names():
+            return 0.0, 0.0
+        spec = TensorSpec("reference", PACKING_SHAPE, unsigned=True)
+        pack = _packer(spec)
+        alone = _median(pack)
+        whole, inputs = self._segment(self.captured.graph.cuts[0], self.captured.graph.cuts[-1]), {}
+        inputs = self._inputs(self.captured.graph.cuts[0])
+        quiet = _median(lambda: whole.run(inputs))
+        with _Beside(pack) as beside:
+            busy = _median(lambda: whole.run(inputs))
+        share = beside.share
+        slowdown = (busy - quiet) / (share * busy) if share > 0 else 0.0
+        return alone / spec.nbytes, min(max(slowdown, 0.0), 1.0)
+
+    def _segment(self, start: Cut, end: Cut) -> Segment:
+        return Segment(self.captured, start, end, torch_device=self.settings.torch_device)
+
+    def _inputs(self, cut: Cut) -> dict[str, Tensor]:
+        specs = (self.captured.graph.tensors[name] for name in cut.tensors)
+        return {spec.name: _random_tensor(spec, self._random) for spec in specs}
+
+    def _clock(self) -> Callable[[], float]:
+        alone = self.settings.torch_device == "cpu" and torch.get_num_threads() == 1
+        return time.thread_time if alone else time.perf_counter
+
+
+def _random_tensor(spec: TensorSpec, random: torch.Generator) -> Tensor:
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if not dtype.is_floating_point:
+        return torch.randint(0, 2 if dtype == torch.bool else 100, spec.shape, generator=random).to(dtype)
+    found = torch.randn(spec.shape, generator=random).to(dtype)
+    return found.relu() if spec.unsigned else found
+
+
+def _packer(spec: TensorSpec) -> Callable[[], object]:
+    codec = codecs.get(PACKING_CODEC)
+    tensor = _random_tensor(spec, torch.Generator().manual_seed(0))
+    return lambda: codec.encode(tensor, spec)
+
+
+def _median(run: Callable[[], object], runs: int = 7) -> float:
+    """Median wall time."""
+    run()
+    found = []
+    for _ in range(runs):
+        begin = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found)
+
+
+class _Beside:
+    """Runs something over and over in a thread of its own; `share` tells what part of the time it really ran."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run, self._stop = run, threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="packing", daemon=True)
+        self.share = 0.0
+
+    def __enter__(self) -> _Beside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        wall, own = time.perf_counter(), time.thread_time()
+        while not self._stop.is_set():
+            self._run()
+        self.share = (time.thread_time() - own) / max(time.perf_counter() - wall, 1e-9)
