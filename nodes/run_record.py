@@ -1,0 +1,280 @@
+"""The record of a run, from its folder: `record.json`, or what a live run leaves behind.
+
+A live folder has `results.jsonl`, `events.jsonl`, `summary.json` and `plan.json`, and, where the links were shaped,
+`links.json`: a list of `LiveLink`. Results carry no time of day; the device's reports in the event log do, with the
+number of results by then, and the time of each result is interpolated between them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from nodes.summary import Summary
+from pipeline.errors import AnabranchError, ConfigError
+from pipeline.frames.results import Result
+from pipeline.model.graph import ModelGraph
+from pipeline.plan import Plan
+from scheduler.estimate import LinkEstimator
+from scheduler.events import LogDecision, LogLine, ReportReceived, decode_line
+from scheduler.reports import Report
+from scheduler.simulate.record import (
+    FILE,
+    Frames,
+    LinkSeries,
+    PlanUse,
+    Quantiles,
+    Remark,
+    RunRecord,
+    Totals,
+)
+from scheduler.simulate.recorder import SHOWN, shares
+from traces.load import load_both_ways
+
+STEP_S = 0.5
+"""Steps of a link's true rate."""
+
+T = TypeVar("T")
+
+
+class LiveLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A shaped link of a live run: one entry of `links.json`."""
+
+    source: str
+    target: str
+    trace: str
+    """As `traces.load.load_trace` reads it."""
+    start_s: float
+    """When the trace began, on the scheduler's monotonic clock."""
+    up: bool = False
+    """Whether the uplink of a trace of both directions was replayed."""
+
+
+class _PlanUse(msgspec.Struct, frozen=True):
+    first_frame: int
+    plan: Plan
+
+
+def load_run(folder: Path) -> RunRecord:
+    """The record of a run's folder.
+
+    Raises:
+        ConfigError: it holds no run.
+    """
+    if (folder / FILE).exists():
+        return RunRecord.load(folder / FILE)
+    return _Live(folder).record()
+
+
+class _Live:
+    """A live run's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.summary = self._json("summary.json", Summary)
+        self.uses = self._json("plan.json", list[_PlanUse])
+        self.results = [msgspec.json.decode(line, type=Result) for line in self._lines("results.jsonl")]
+        self.lines = list(self._events())
+        self.graph = self._json("model.json", ModelGraph) if (folder / "model.json").exists() else None
+        self.about = self._about()
+        reports = [(line.now, line.event.report) for line in self.lines if isinstance(line.event, ReportReceived)]
+        self.reports: list[tuple[float, Report]] = reports
+        self.zero_s, self.counted = self._count()
+
+    def record(self) -> RunRecord:
+        """All of it."""
+        frames = self._frames()
+        settings = self.about.get("settings", {})
+        planner = str(settings.get("planner", "fixed")) if isinstance(settings, dict) else "fixed"
+        seconds = max(frames.done_s, default=0.0)
+        plans = self._plans(frames)
+        return RunRecord(
+            title=f"{self.summary.model}, {planner}",
+            kind="live",
+            policy=planner,
+            model=self.summary.model,
+            objective=_goals(settings),
+            seconds=seconds,
+            streams=[self.summary.stream],
+            totals=self._totals(frames, plans),
+            frames=frames,
+            plans=plans,
+            links=self._links(seconds),
+            remarks=self._remarks(),
+            about={"source": self.summary.source},
+        )
+
+    # --- files
+
+    def _json(self, name: str, kind: type[T]) -> T:
+        path = self.folder / name
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"run {self.folder}", f"{name}: {error}", "name the folder of a finished run") from error
+
+    def _lines(self, name: str) -> list[bytes]:
+        try:
+            return (self.folder / name).read_bytes().splitlines()
+        except OSError as error:
+            raise ConfigError(f"run {self.folder}", f"{name}: {error.strerror}", "name the folder of a run") from error
+
+    def _events(self) -> list[LogLine]:
+        """The event log without its header; a last line that was cut off is left out."""
+        found = []
+        for line in self._lines("events.jsonl")[1:]:
+            try:
+                found.append(decode_line(line))
+            except AnabranchError:
+                continue
+        return found
+
+    def _about(self) -> dict[str, object]:
+        lines = self._lines("events.jsonl")
+        try:
+            return msgspec.json.decode(lines[0], type=dict[str, object]) if lines else {}
+        except msgspec.DecodeError:
+            return {}
+
+    # --- figures
+
+    def _count(self) -> tuple[float, list[tuple[float, int]]]:
+        """When the source started, on the scheduler's clock, and how many results there were when."""
+        counted = []
+        for now, report in self.reports:
+            counted += [(now, told.results) for told in report.streams if told.stream == self.summary.stream]
+        begun = [now for now, results in counted if results]
+        if not begun:
+            return (self.reports[0][0] if self.reports else 0.0), counted
+        # The first report with results: they came at the run's mean rate until then.
+        first = next(results for now, results in counted if results)
+        return begun[0] - first / max(self.summary.fps, 1e-3), counted
+
+    def _frames(self) -> Frames:
+        order = sorted(self.results, key=lambda result: result.frame)
+        times = [self.zero_s, *(now for now, _ in self.counted)]
+        counts = [0, *(results for _, results in self.counted)]
+        done = np.interp(np.arange(1, len(order) + 1), *_growing(counts, times)) - self.zero_s
+        sent = self._sent_bytes()
+        return Frames(
+            stream=[0] * len(order),
+            frame=[result.frame for result in order],
+            admitted_s=[float(at_s) - each.latency_s for at_s, each in zip(done, order, strict=True)],
+            done_s=[float(at_s) for at_s in done],
+            epoch=[result.epoch for result in order],
+            bytes=[sent.get(result.epoch, 0) for result in order],
+        )
+
+    def _sent_bytes(self) -> dict[int, int]:
+        """Packed bytes per frame over all links, by epoch, as the nodes reported them."""
+        last = {use.plan.epoch: use.plan.stages[-1].node for use in self.uses}
+        found: dict[tuple[int, str], float] = {}
+        for _, report in self.reports:
+            for stage in report.stages:
+                if stage.stream == self.summary.stream and last.get(stage.epoch) != report.node:
+                    found[stage.epoch, report.node] = stage.packed_bytes.window
+        sums: dict[int, float] = {}
+        for (epoch, _), nbytes in found.items():
+            sums[epoch] = sums.get(epoch, 0.0) + nbytes
+        return {epoch: round(nbytes) for epoch, nbytes in sums.items()}
+
+    def _plans(self, frames: Frames) -> list[PlanUse]:
+        reasons = {
+            line.instruction.record.epoch: line.instruction.record.reason
+            for line in self.lines
+            if isinstance(line.instruction, LogDecision) and line.instruction.record.kind in ("prepare", "fallback")
+        }
+        admitted = dict(zip(frames.frame, frames.admitted_s, strict=True))
+        found = []
+        for use in self.uses:
+            at_s = admitted.get(use.first_frame, max(frames.admitted_s, default=0.0))
+            count = len(use.plan.stages)
+            part = shares(self.graph, use.plan) if self.graph is not None else (1.0 / count,) * count
+            found.append(PlanUse(max(0.0, at_s), 0, use.plan, reasons.get(use.plan.epoch, ""), part))
+        return sorted(found, key=lambda use: use.at_s)
+
+    def _totals(self, frames: Frames, plans: list[PlanUse]) -> Totals:
+        summary, latency = self.summary, frames.latency_s
+        results = max(1, summary.results)
+        return Totals(
+            frames_admitted=summary.frames_admitted,
+            results=summary.results,
+            drops=summary.drops,
+            readmitted=summary.readmitted,
+            duplicates=summary.duplicates,
+            seconds=summary.seconds,
+            fps=summary.fps,
+            latency_s=Quantiles.of(latency),
+            latency_mean_s=math.fsum(latency) / results,
+            bytes_per_frame=sum(frames.bytes) / results,
+            link_bytes=summary.link_bytes,
+            epochs=summary.epochs,
+            switches=max(0, len(plans) - 1),
+            drop=None,
+            accuracy=summary.accuracy,
+        )
+
+    def _links(self, seconds: float) -> list[LinkSeries]:
+        """Estimates by replaying the receivers' reports, truth from the traces where they are known."""
+        estimators: dict[tuple[str, str], LinkEstimator] = {}
+        seen: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        shaped = self._shaped()
+        for now, report in self.reports:
+            for link in report.links:
+                name = link.peer, report.node
+                estimator = estimators.setdefault(name, LinkEstimator())
+                estimator.add(link, now)
+                goodput = estimator.goodput(now)
+                if goodput is not None:
+                    seen.setdefault(name, []).append((now - self.zero_s, goodput.value))
+        used = {pair for use in self.uses for pair in itertools.pairwise(use.plan.nodes)}
+        names = [name for name in dict.fromkeys([*shaped, *seen]) if name in used or name in shaped]
+        return [self._series(name, shaped.get(name), seen.get(name, []), seconds) for name in names[:3]]
+
+    def _shaped(self) -> dict[tuple[str, str], LiveLink]:
+        if not (self.folder / "links.json").exists():
+            return {}
+        return {(link.source, link.target): link for link in self._json("links.json", list[LiveLink])}
+
+    def _series(
+        self, name: tuple[str, str], shaped: LiveLink | None, seen: list[tuple[float, float]], seconds: float
+    ) -> LinkSeries:
+        times, rates = [], []
+        if shaped is not None:
+            trace = load_both_ways(shaped.trace)[1 if shaped.up else 0]
+            offset_s = self.zero_s - shaped.start_s
+            times = [float(each) for each in np.arange(0.0, max(seconds, STEP_S), STEP_S)]
+            rates = [float(trace.bits_between(offset_s + at_s, offset_s + at_s + STEP_S)) / STEP_S for at_s in times]
+        during = [(at_s, bps) for at_s, bps in seen if 0.0 <= at_s <= seconds]
+        return LinkSeries(f"{name[0]}-{name[1]}", times, rates, [at for at, _ in during], [bps for _, bps in during])
+
+    def _remarks(self) -> list[Remark]:
+        found = [line.instruction.record for line in self.lines if isinstance(line.instruction, LogDecision)]
+        return [
+            Remark(each.at_s - self.zero_s, each.kind, each.reason, each.stream, each.epoch)
+            for each in found
+            if each.kind in SHOWN
+        ]
+
+
+def _growing(counts: list[int], times: list[float]) -> tuple[list[int], list[float]]:
+    """Points of strictly growing counts; the first time of each count holds."""
+    kept_counts, kept_times = [counts[0]], [times[0]]
+    for count, at_s in zip(counts[1:], times[1:], strict=True):
+        if count > kept_counts[-1]:
+            kept_counts.append(count)
+            kept_times.append(max(at_s, kept_times[-1]))
+    return kept_counts, kept_times
+
+
+def _goals(settings: object) -> str:
+    try:
+        levels = settings["objective"]["priorities"]  # type: ignore[index]
+        return ",".join(str(level["goal"]) for level in levels)
+    except (KeyError, TypeError):
+        return ""

@@ -1,0 +1,183 @@
+"""From the options of `anabranch simulate` to a scenario, and from a record to rows for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.calibrate import Calibration
+from pipeline.errors import ConfigError
+from pipeline.model.graph import ModelGraph
+from pipeline.model.spec import load_model
+from pipeline.plan import Plan, Tier
+from scheduler.handmade import plan_of
+from scheduler.objective import Objective
+from scheduler.packing import calibrated
+from scheduler.problem import HOPS, Hop
+from scheduler.profile import load as load_profile
+from scheduler.simulate.figures import Machine, assumed_packing
+from scheduler.simulate.record import RunRecord
+from scheduler.simulate.scenario import DELAYS_S, Channel, Scenario, node_name
+from scheduler.tables import PackingTable, SegmentTimes
+from traces.load import load_both_ways
+from traces.units import parse_time_s
+
+WORKER_GAIN = 0.8
+"""By which each tile worker makes the edge faster: halos and hand-overs cost the rest."""
+
+_PREFIXES = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """What was asked for, as people write it."""
+
+    model: str = "builtin"
+    policy: str = "joint"
+    objective: str = "throughput,latency"
+    max_drop: float = 0.01
+    speeds: Mapping[str, str] = field(default_factory=lambda: {"device": "20G", "edge": "200G", "cloud": "2T"})
+    profiles: tuple[str, ...] = ()
+    calibration: Path | None = None
+    traces: tuple[str, ...] = ()
+    delays: tuple[str, ...] = ()
+    workers: int = 0
+    seconds: float = 60.0
+    frames: int | None = None
+    fps: float = 0.0
+    admit: str = "every"
+    streams: int = 1
+    cut: str = ""
+    codec: str = "fp32"
+    noise: float = 0.05
+    seed: int = 0
+
+
+def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) -> Scenario:
+    """The scenario of these options.
+
+    Args:
+        options: what was asked for.
+        graph: the network, where it is loaded already.
+
+    Raises:
+        AnabranchError: a model, profile, table, policy or figure that does not work.
+        TraceError: a trace that does not.
+    """
+    graph = graph or load_model(options.model).captured.graph
+    channels = _channels(options)
+    tiers = [tier for tier in Tier if any(tier in hop for hop in channels)] or [Tier.DEVICE]
+    return Scenario(
+        graph=graph,
+        packing=_packing(graph, options.calibration),
+        times={tier: _times(options, graph, tier) for tier in tiers},
+        channels=channels,
+        policy=options.policy,
+        fixed=_fixed(options, graph, tiers),
+        objective=Objective.parse(options.objective, max_drop=options.max_drop),
+        admit=options.admit,
+        fps=options.fps,
+        seconds=options.seconds,
+        frames=options.frames,
+        streams=options.streams,
+        seed=options.seed,
+        noise=options.noise,
+        trace_spread_s=7.0 if options.streams > 1 else 0.0,
+    )
+
+
+def _channels(options: SimulationOptions) -> dict[Hop, Channel]:
+    delays = DELAYS_S | {hop: parse_time_s(text) for hop, text in _by_hop(options.delays, "--delay").items()}
+    found = {}
+    for hop, text in _by_hop(options.traces, "--trace").items():
+        # As in a live replay: each direction is a relay of its own, and what goes through a relay goes up.
+        _, up = load_both_ways(text)
+        found[hop] = Channel(up, delays[hop])
+    return found
+
+
+def _by_hop(texts: Iterable[str], option: str) -> dict[Hop, str]:
+    names = {f"{a}-{b}": (a, b) for a, b in HOPS}
+    found = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if name not in names or not separator:
+            raise ConfigError(f"{option} {text}", "not HOP=VALUE", f"hops are {', '.join(names)}")
+        found[names[name]] = value
+    return found
+
+
+def _packing(graph: ModelGraph, path: Path | None) -> PackingTable:
+    return assumed_packing(graph) if path is None else calibrated(graph, Calibration.load(path, graph.fingerprint))
+
+
+def _times(options: SimulationOptions, graph: ModelGraph, tier: Tier) -> SegmentTimes:
+    for text in options.profiles:
+        name, _, path = text.partition("=")
+        if name not in list(Tier):
+            raise ConfigError(f"--profile {text}", "not TIER=FILE", "tiers are device, edge, cloud")
+        if name == tier:
+            times = load_profile(Path(path), graph).bind(graph)
+            return _faster(times, options.workers) if tier is Tier.EDGE else times
+    times = Machine(parse_speed(options.speeds[tier])).times(graph)
+    return _faster(times, options.workers) if tier is Tier.EDGE else times
+
+
+def _faster(times: SegmentTimes, workers: int) -> SegmentTimes:
+    factor = 1.0 / (1.0 + WORKER_GAIN * workers)
+    return replace(
+        times, enter_s=times.enter_s * factor, leave_s=times.leave_s * factor, block_s=times.block_s * factor
+    )
+
+
+def _fixed(options: SimulationOptions, graph: ModelGraph, tiers: list[Tier]) -> Plan | None:
+    if options.policy != "fixed":
+        return None
+    return plan_of(graph, "stream-1", {tier: node_name(tier) for tier in tiers}, options.cut, options.codec)
+
+
+def parse_speed(text: str) -> float:
+    """`20G` as FLOP/s.
+
+    Raises:
+        ConfigError: no positive number.
+    """
+    factor = _PREFIXES.get(text[-1:].upper(), 1.0)
+    digits = text[:-1] if text[-1:].upper() in _PREFIXES else text
+    try:
+        value = float(digits) * factor
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"speed {text!r}", "not a positive number of FLOP/s", "for example 20G")
+    return value
+
+
+def record_rows(record: RunRecord) -> list[tuple[str, str]]:
+    """The totals of a run as names and values."""
+    totals = record.totals
+    rows = [
+        ("frames admitted", f"{totals.frames_admitted:,}"),
+        ("results", f"{totals.results:,}"),
+        ("frames/s", f"{totals.fps:.2f}"),
+    ]
+    if totals.latency_s is not None:
+        latency = totals.latency_s
+        values = " / ".join(f"{each * 1e3:.0f}" for each in (latency.p50, latency.p95, latency.p99))
+        rows.append(("latency p50 / p95 / p99", f"{values} ms"))
+    rows.append(("bytes per frame", f"{totals.bytes_per_frame:,.0f}"))
+    if len(totals.link_bytes) <= 8:
+        rows += [(f"bytes {name}", f"{count:,.0f}") for name, count in totals.link_bytes.items()]
+    rows.append(("switches", str(totals.switches)))
+    if totals.drop is not None:
+        rows.append(("accuracy drop", f"{totals.drop:.2%}"))
+    if totals.accuracy is not None:
+        rows.append(("accuracy (top-1)", f"{totals.accuracy:.2%}"))
+    rows.append(("dropped before admission", _counts(totals.drops)))
+    rows.append(("admitted again", _counts(totals.readmitted)))
+    return rows
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"

@@ -1,0 +1,37 @@
+"""Simulated time: what happens next. Events of one instant happen in the order in which they were put in."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+
+class Agenda:
+    """A heap of things to do, and the time."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+        """Simulated seconds."""
+        self.done = 0
+        """Events that have happened."""
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._count = 0
+
+    def at(self, time_s: float, action: Callable[..., None], *arguments: Any) -> None:
+        """Call `action(*arguments)` at a time; at infinity is never."""
+        if time_s == float("inf"):
+            return
+        self._count += 1
+        heapq.heappush(self._heap, (max(time_s, self.now), self._count, action, arguments))
+
+    def after(self, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
+        """Call `action(*arguments)` after a while."""
+        self.at(self.now + delay_s, action, *arguments)
+
+    def run(self, until_s: float, done: Callable[[], bool] = lambda: False) -> None:
+        """Let everything happen that is due up to a time, or until `done()` holds (looked at between events)."""
+        while self._heap and self._heap[0][0] <= until_s and not done():
+            self.now, _, action, arguments = heapq.heappop(self._heap)
+            self.done += 1
+            action(*arguments)

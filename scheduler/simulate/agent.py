@@ -1,0 +1,172 @@
+"""The control side of a simulated node: reports, epochs built beside the frames, and the scheduler's word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pipeline.errors import AnabranchError
+from pipeline.plan import Plan
+from scheduler.commands import Announcement, Command, ProbeOrder
+from scheduler.reports import Endpoints, Load, Readiness, Report
+from scheduler.simulate.agenda import Agenda
+from scheduler.simulate.device import SimulatedDevice
+from scheduler.simulate.links import SimulatedLink, Watch, small
+from scheduler.simulate.node import SimulatedNode
+from scheduler.simulate.routes import Routes
+from scheduler.streams import participants
+
+INTERVAL_S = 1.0
+"""The live nodes' heartbeat."""
+
+URGENT_S = 0.02
+"""As in the live agent: how soon a jump is reported."""
+
+CONTROL_S = 0.005
+"""One way between a node and the scheduler."""
+
+WARM_FRAMES = 3
+"""A new segment is run so often before it counts as ready."""
+
+
+class Epochs:
+    """The segments that a node has built, one after the other in a thread of their own."""
+
+    def __init__(self, node: str, agenda: Agenda, routes: Routes, build_s: float) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self._node = node
+        self._agenda = agenda
+        self._routes = routes
+        self._build_s = build_s
+        self._free_s = 0.0
+        self._ready: dict[str, set[int]] = {}
+        self._building: dict[str, set[int]] = {}
+        self._refused: dict[str, dict[str, str]] = {}
+
+    def add(self, stream: str, epoch: int) -> None:
+        """Enter a segment that is there from the start."""
+        self._ready.setdefault(stream, set()).add(epoch)
+
+    def is_ready(self, plan: Plan) -> bool:
+        """Whether frames of this plan can be computed here."""
+        return plan.epoch in self._ready.get(plan.stream, ())
+
+    def keep(self, stream: str, plans: Iterable[Plan]) -> None:
+        """Build what is new; these and no others of the stream stay."""
+        ready, building = self._ready.setdefault(stream, set()), self._building.setdefault(stream, set())
+        wanted = {plan.epoch: plan for plan in plans}
+        ready.intersection_update({0, *wanted})
+        refused = self._refused.setdefault(stream, {})
+        for epoch, plan in wanted.items():
+            if epoch not in ready and epoch not in building and str(epoch) not in refused:
+                self._order(plan, building, refused)
+
+    def _order(self, plan: Plan, building: set[int], refused: dict[str, str]) -> None:
+        try:
+            compute_s = self._routes.compute_s(plan, self._node)
+        except AnabranchError as error:
+            refused[str(plan.epoch)] = str(error)
+            return
+        building.add(plan.epoch)
+        self._free_s = max(self._free_s, self._agenda.now) + self._build_s + WARM_FRAMES * compute_s
+        self._agenda.at(self._free_s, self._built, plan)
+
+    def _built(self, plan: Plan) -> None:
+        self._building[plan.stream].discard(plan.epoch)
+        self._ready[plan.stream].add(plan.epoch)
+        self.on_change()
+
+    def readiness(self) -> tuple[Readiness, ...]:
+        """What the node's report says of its epochs."""
+        return tuple(
+            Readiness(
+                stream,
+                tuple(sorted(ready)),
+                tuple(sorted(self._building.get(stream, ()))),
+                self._refused.get(stream, {}),
+            )
+            for stream, ready in self._ready.items()
+        )
+
+
+class SimulatedAgent:
+    """Reports every second and at once on a jump; carries the scheduler's word out."""
+
+    def __init__(self, node: SimulatedNode, epochs: Epochs, model: str, send: Callable[[Report], None]) -> None:
+        self.node = node
+        self.epochs = epochs
+        self.device: SimulatedDevice | None = None
+        self.incoming: dict[str, tuple[SimulatedLink, SimulatedLink | None]] = {}
+        """By peer: the link from it, and the one back, for its echo."""
+        self.probe: Callable[[str, str, int], None] = lambda source, target, nbytes: None
+        self._model = model
+        self._send = send
+        self._agenda = node.agenda
+        self._sequence = 0
+        self._announced = ("", -1)
+        self._hurried = False
+        epochs.on_change = self.hurry
+
+    def start(self, first_s: float) -> None:
+        """Begin to report."""
+        self._agenda.at(first_s, self._regular)
+
+    def hurry(self) -> None:
+        """Report at once."""
+        if not self._hurried:
+            self._hurried = True
+            self._agenda.after(URGENT_S, self._report)
+
+    def crossed(self, watch: Watch) -> None:
+        """Something came in whole: report at once where the link has jumped."""
+        if watch.jumped(self._agenda.now):
+            self.hurry()
+
+    def hear(self, command: Command) -> None:
+        """Take the scheduler's word."""
+        if isinstance(command, Announcement):
+            plans = [plan for plan in command.plans if self.node.name in participants(plan)]
+            self.epochs.keep(command.stream, plans)
+            self._announced = (command.scheduler, command.sequence)
+            if self.device is not None and command.stream == self.device.source.stream:
+                self.device.hear(command)
+        elif isinstance(command, ProbeOrder):
+            self.probe(command.source, command.target, command.payload_bytes)
+
+    def _regular(self) -> None:
+        self._report()
+        if self.device is None or not self.device.is_finished:
+            self._agenda.after(INTERVAL_S, self._regular)
+
+    def _report(self) -> None:
+        self._hurried = False
+        self._sequence += 1
+        now, name = self._agenda.now, self.node.name
+        scheduler, heard = self._announced
+        report = Report(
+            name,
+            self.node.tier,
+            "simulated",
+            self._sequence,
+            now,
+            model=self._model,
+            interval_s=INTERVAL_S,
+            endpoints=Endpoints(frames=name, results=name),
+            load=Load(),
+            stages=self.node.meter.reports(),
+            links=tuple(link.watch.take(now) for link, _ in self.incoming.values() if link.pipe.bytes_total),
+            epochs=self.epochs.readiness(),
+            streams=() if self.device is None else (self.device.report(),),
+            scheduler=scheduler,
+            heard=heard,
+        )
+        self._ping(now)
+        self._agenda.after(CONTROL_S, self._send, report)
+
+    def _ping(self, now: float) -> None:
+        for link, back in self.incoming.values():
+            if back is not None and link.pipe.bytes_total:
+                self._agenda.at(small(back, now), self._pong, link, now)
+
+    def _pong(self, link: SimulatedLink, sent_s: float) -> None:
+        arrives_s = small(link, self._agenda.now)
+        self._agenda.at(arrives_s, link.echo, sent_s, arrives_s)

@@ -1,0 +1,158 @@
+"""All simulated nodes and links, joined: frames go from node to node, results come home."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from pipeline.errors import PlanError
+from pipeline.plan import Tier
+from scheduler.problem import HOPS
+from scheduler.reports import Report
+from scheduler.simulate.agenda import Agenda
+from scheduler.simulate.agent import Epochs, SimulatedAgent
+from scheduler.simulate.device import SimulatedDevice, SourceSettings
+from scheduler.simulate.links import HEADER_BYTES, Pipe, SimulatedLink, Watch
+from scheduler.simulate.node import Job, SimulatedNode
+from scheduler.simulate.routes import Routes
+from scheduler.simulate.scenario import Scenario
+from scheduler.streams import device_only
+
+LinkName = tuple[str, str]
+
+
+class Cluster:
+    """What is simulated, ready to run.
+
+    Args:
+        scenario: what to build.
+        agenda: its time.
+        send: takes the nodes' reports.
+    """
+
+    def __init__(self, scenario: Scenario, agenda: Agenda, send: Callable[[Report], None]) -> None:
+        self.scenario = scenario
+        self.agenda = agenda
+        self.routes = Routes(scenario)
+        self.links: dict[LinkName, SimulatedLink] = {}
+        self.agents: dict[str, SimulatedAgent] = {}
+        self.devices: list[SimulatedDevice] = []
+        self.check_epochs = True
+        """False for the oracle, whose plans need no building."""
+        self._pipes: dict[object, Pipe] = {}
+        for tier in Tier:
+            for name in scenario.names(tier):
+                self._add_node(name, tier, send)
+        self._join()
+        for number, name in enumerate(scenario.names(Tier.DEVICE)):
+            self._add_device(name, number)
+        for number, agent in enumerate(self.agents.values()):
+            agent.start(0.01 + 0.9 * number / len(self.agents))
+
+    # --- building
+
+    def _add_node(self, name: str, tier: Tier, send: Callable[[Report], None]) -> None:
+        scenario = self.scenario
+        seed = (scenario.seed << 16) + len(self.agents)
+        node = SimulatedNode(name, tier, self.agenda, self._forward, (scenario.noise, seed))
+        epochs = Epochs(name, self.agenda, self.routes, scenario.build_s)
+        agent = self.agents[name] = SimulatedAgent(node, epochs, scenario.graph.fingerprint, send)
+        agent.probe = self._probe
+
+    def _join(self) -> None:
+        scenario = self.scenario
+        for hop in HOPS:
+            if hop not in scenario.channels:
+                continue
+            for source, target in itertools.product(scenario.names(hop[0]), scenario.names(hop[1])):
+                self._link(hop, source, target)
+        for (source, target), link in list(self.links.items()):
+            if self.agents[source].node.tier.rank < self.agents[target].node.tier.rank:
+                self.agents[target].incoming[source] = (link, self.links.get((target, source)))
+
+    def _link(self, hop: tuple[Tier, Tier], source: str, target: str) -> None:
+        channel = self.scenario.channels[hop]
+        number = self.scenario.names(Tier.DEVICE).index(source) if hop[0] is Tier.DEVICE else 0
+        zero_s = self.scenario.lead_s - number * self.scenario.trace_spread_s
+        for ends, trace in (((source, target), channel.trace), ((target, source), channel.back or channel.trace)):
+            # One access link per device and kind; between other tiers, each pair of nodes has its own.
+            kind = channel.shared or hop
+            key = (source, kind, ends[0] == source) if hop[0] is Tier.DEVICE else ends
+            pipe = self._pipes.setdefault(key, Pipe(trace, zero_s))
+            self.links[ends] = SimulatedLink(*ends, pipe, channel.delay_s, Watch(ends[0]))
+
+    def _add_device(self, name: str, number: int) -> None:
+        scenario, stream = self.scenario, f"stream-{number + 1}"
+        agent = self.agents[name]
+        fallback = device_only(stream, name, scenario.graph.fingerprint, 0)
+        source = SourceSettings(
+            stream,
+            scenario.fps,
+            scenario.admit == "latest",
+            scenario.lead_s,
+            scenario.lead_s + scenario.seconds,
+            scenario.frames,
+        )
+        device = SimulatedDevice(source, agent.node, self.routes, fallback)
+        device.hooks.is_ready, device.hooks.hurry = agent.epochs.is_ready, agent.hurry
+        agent.device = device
+        agent.epochs.add(stream, 0)
+        self.devices.append(device)
+
+    # --- frames
+
+    def _forward(self, node: SimulatedNode, job: Job) -> None:
+        """A frame leaves a node: for the next stage, or home."""
+        hops, now = job.route.hops, self.agenda.now
+        home = job.device.node.name
+        if job.hop + 1 < len(hops):
+            target = hops[job.hop + 1].node
+            link = self.links[node.name, target]
+            nbytes = hops[job.hop].sent_bytes
+            job.hop += 1
+            self.agenda.at(link.send(nbytes, now), self._arrive, link, job, nbytes)
+        elif node.name == home:
+            job.device.complete(job)
+        else:
+            self._send_home(self.way_home(node.name, home), hops[job.hop].sent_bytes, job)
+
+    def _arrive(self, link: SimulatedLink, job: Job, nbytes: int) -> None:
+        agent = self.agents[link.target]
+        link.watch.finished(nbytes, self.agenda.now, probe=False)
+        agent.crossed(link.watch)
+        if self.check_epochs and not agent.epochs.is_ready(job.route.plan):
+            self.agenda.after(link.delay_s, job.device.lose, job.frame, job.attempt, "unknown-epoch")
+            return
+        agent.node.arrive(job)
+
+    def way_home(self, node: str, device: str) -> tuple[SimulatedLink, ...]:
+        """The links that a result takes: straight, or through an edge.
+
+        Raises:
+            PlanError: there is no way.
+        """
+        direct = self.links.get((node, device))
+        if direct is not None:
+            return (direct,)
+        for edge in self.scenario.names(Tier.EDGE):
+            if (node, edge) in self.links and (edge, device) in self.links:
+                return self.links[node, edge], self.links[edge, device]
+        raise PlanError(f"result of {node}", f"no link leads home to {device}")
+
+    def _send_home(self, way: tuple[SimulatedLink, ...], nbytes: int, job: Job) -> None:
+        if not way:
+            job.device.complete(job)
+            return
+        _, last_s = way[0].pipe.send(nbytes + HEADER_BYTES, self.agenda.now)
+        self.agenda.at(last_s + way[0].delay_s, self._send_home, way[1:], nbytes, job)
+
+    # --- probes
+
+    def _probe(self, source: str, target: str, nbytes: int) -> None:
+        link = self.links.get((source, target))
+        if link is not None:
+            self.agenda.at(link.send(nbytes, self.agenda.now), self._probed, link, nbytes)
+
+    def _probed(self, link: SimulatedLink, nbytes: int) -> None:
+        link.watch.finished(nbytes, self.agenda.now, probe=True)
+        self.agents[link.target].crossed(link.watch)

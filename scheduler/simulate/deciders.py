@@ -1,0 +1,172 @@
+"""Who decides in a simulation: the live scheduler core on simulated messages, or the oracle."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pipeline.model.graph import ModelGraph
+from pipeline.plan import Plan, Tier
+from scheduler.advising import PlannerAdvisor
+from scheduler.commands import ClusterState
+from scheduler.core import CoreConfig, SchedulerCore
+from scheduler.events import (
+    DecisionRecord,
+    Event,
+    LogDecision,
+    Publish,
+    ReportReceived,
+    StreamConfigured,
+    StreamSettings,
+    Tick,
+)
+from scheduler.planners import NAMES, make
+from scheduler.planners.joint import Joint
+from scheduler.problem import HOPS, LinkEstimate, Planner, Problem
+from scheduler.reports import Report
+from scheduler.simulate.agenda import Agenda
+from scheduler.simulate.agent import CONTROL_S
+from scheduler.simulate.cluster import Cluster
+from scheduler.simulate.scenario import Scenario, node_name
+from scheduler.tables import PackingTable, SegmentTimes
+from scheduler.tiles import TileTable
+
+TICK_S = 0.25
+"""As in the live service."""
+
+ORACLE_STEP_S = 0.25
+ORACLE_HORIZON_S = 1.0
+"""The oracle plans with the true mean rate of this time ahead (longer where frames take longer)."""
+
+
+class SimulatedCatalogue:
+    """A scenario's figures, by node; see `scheduler.advising.Catalogue`."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._tiers = {name: tier for tier in Tier for name in scenario.names(tier)}
+
+    def graph(self, model: str) -> ModelGraph:
+        """The scenario's network."""
+        return self._scenario.graph
+
+    def packing(self, model: str) -> PackingTable:
+        """The scenario's packing table."""
+        return self._scenario.packing
+
+    def times(self, model: str, node: str, profile: str) -> SegmentTimes | None:
+        """Segment times of the node's tier."""
+        tier = self._tiers.get(node)
+        return None if tier is None else self._scenario.times.get(tier)
+
+    def tiles(self, model: str, edge: str, workers: tuple[str, ...]) -> TileTable | None:
+        """None: tile workers are simulated as a faster edge."""
+        return None
+
+
+class SimulatedScheduler:
+    """The live decision core; messages take `CONTROL_S` each way."""
+
+    def __init__(self, scenario: Scenario, agenda: Agenda) -> None:
+        self.decisions: list[DecisionRecord] = []
+        self.states: list[ClusterState] = []
+        """What viewers are shown, at every heartbeat; kept for the first stream's links."""
+        self._agenda = agenda
+        self._cluster: Cluster | None = None
+        planners: dict[str, Planner] = {name: make(name) for name in NAMES if name != "fixed"}
+        settings = StreamSettings(scenario.objective, scenario.policy)
+        config = CoreConfig("simulated", model=scenario.graph.fingerprint, settings=settings)
+        self._core = SchedulerCore(PlannerAdvisor(SimulatedCatalogue(scenario), planners), config)
+
+    def start(self, cluster: Cluster) -> None:
+        """Begin to decide."""
+        self._cluster = cluster
+        fixed = cluster.scenario.fixed
+        if cluster.scenario.policy == "fixed" and fixed is not None:
+            for device in cluster.devices:
+                stream = device.source.stream
+                own = StreamSettings(cluster.scenario.objective, "fixed", own_plan(cluster.scenario, fixed, stream))
+                self._handle(StreamConfigured(stream, own))
+        self._tick()
+
+    def receive(self, report: Report) -> None:
+        """A node's report came in."""
+        self._handle(ReportReceived(report))
+
+    def _tick(self) -> None:
+        self._handle(Tick())
+        self._agenda.after(TICK_S, self._tick)
+
+    def _handle(self, event: Event) -> None:
+        for instruction in self._core.handle(event, self._agenda.now):
+            if isinstance(instruction, LogDecision):
+                self.decisions.append(instruction.record)
+            elif isinstance(instruction, Publish):
+                self._publish(instruction)
+
+    def _publish(self, instruction: Publish) -> None:
+        if isinstance(instruction.message, ClusterState):
+            self.states.append(msgspec.structs.replace(instruction.message, streams=(), nodes=(), log=()))
+            return
+        for name in instruction.to:
+            agent = None if self._cluster is None else self._cluster.agents.get(name)
+            if agent is not None:
+                self._agenda.after(CONTROL_S, agent.hear, instruction.message)
+
+
+class Oracle:
+    """Plans with the true rates of the time ahead, and switches at once, for nothing."""
+
+    def __init__(self, scenario: Scenario, agenda: Agenda) -> None:
+        self.decisions: list[DecisionRecord] = []
+        self._scenario = scenario
+        self._agenda = agenda
+        self._planner = Joint()
+        self._epoch = 0
+        self._horizon_s = ORACLE_HORIZON_S
+
+    def start(self, cluster: Cluster) -> None:
+        """Begin to decide."""
+        cluster.check_epochs = False
+        self._agenda.at(self._scenario.lead_s - 1e-3, self._look, cluster)
+
+    def _look(self, cluster: Cluster) -> None:
+        device = cluster.devices[0]
+        decision = self._planner.plan(self._problem(cluster))
+        self._horizon_s = max(ORACLE_HORIZON_S, decision.cost.latency_s)
+        plan = decision.plan
+        if msgspec.structs.replace(plan, epoch=device.plan.epoch) != device.plan:
+            self._epoch += 1
+            device.use(msgspec.structs.replace(plan, epoch=self._epoch))
+        if not device.is_finished:
+            self._agenda.after(ORACLE_STEP_S, self._look, cluster)
+
+    def _problem(self, cluster: Cluster) -> Problem:
+        scenario, now = self._scenario, self._agenda.now
+        nodes = {tier: node_name(tier) for tier in scenario.times}
+        links = {}
+        for hop in HOPS:
+            if hop in scenario.channels:
+                link = cluster.links[nodes[hop[0]], nodes[hop[1]]]
+                mean_bps = max(1.0, link.pipe.mean_bps(now, now + self._horizon_s))
+                links[hop] = LinkEstimate(mean_bps, 2.0 * link.delay_s)
+        return Problem(
+            graph=scenario.graph,
+            stream=cluster.devices[0].source.stream,
+            nodes=nodes,
+            times={name: scenario.times[tier] for tier, name in nodes.items()},
+            packing=scenario.packing,
+            links=links,
+            objective=scenario.objective,
+            fps=scenario.fps or None,
+        )
+
+
+def own_plan(scenario: Scenario, plan: Plan, stream: str) -> Plan:
+    """A plan for the first stream, on another stream's own nodes."""
+    number = int(stream.rpartition("-")[2]) - 1
+    names = {tier: scenario.names(tier) for tier in scenario.times}
+    stages = tuple(
+        msgspec.structs.replace(stage, node=names[stage.tier][number * len(names[stage.tier]) // scenario.streams])
+        for stage in plan.stages
+    )
+    return msgspec.structs.replace(plan, stream=stream, stages=stages)

@@ -1,0 +1,287 @@
+"""A simulated device: source, credit window, epochs stamped at admission, lost frames admitted again.
+
+The rules are those of `nodes.admission`, on the same `Ledger`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from pipeline.frames.ledger import Entry, Ledger
+from pipeline.plan import Plan
+from scheduler.commands import Announcement
+from scheduler.reports import StreamReport
+from scheduler.simulate.agenda import Agenda
+from scheduler.simulate.meters import Rate, Series
+from scheduler.simulate.node import Job, SimulatedNode
+from scheduler.simulate.routes import Routes
+
+RESULT_TIMEOUT_S = 5.0
+LATE_FACTOR = 8.0
+"""As in the live device: a frame without a result for that long is admitted again."""
+
+CHECK_S = 0.1
+
+
+def credit_window(plan: Plan) -> int:
+    """Frames in flight under a plan, as the live device has it (`nodes.admission.credit_window`)."""
+    return 2 * len(plan.stages) + 1
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """What the device reads."""
+
+    stream: str
+    fps: float
+    """0 where a frame is there whenever one is wanted."""
+    latest: bool
+    """Whether the newest frame takes the place of the waiting one."""
+    start_s: float
+    end_s: float
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A frame with its result."""
+
+    frame: int
+    attempt: int
+    epoch: int
+    admitted_s: float
+    done_s: float
+    bytes: int
+    drop: float | None
+    """Accuracy drop of its plan's codecs."""
+
+
+@dataclass
+class Hooks:
+    """What a device needs of its surroundings."""
+
+    is_ready: Callable[[Plan], bool]
+    """Whether the device's own segment of a plan is built."""
+    hurry: Callable[[], None]
+    """Report at once."""
+    done: Callable[[SimulatedDevice, Done], None]
+    switched: Callable[[SimulatedDevice, Plan, str], None]
+
+
+@dataclass
+class _Counts:
+    drops: Counter[str] = field(default_factory=Counter)
+    frames: Rate = field(default_factory=Rate)
+    latency_s: Series = field(default_factory=Series)
+    first_frame: int | None = None
+
+
+class SimulatedDevice:
+    """One stream's source and book."""
+
+    def __init__(self, source: SourceSettings, node: SimulatedNode, routes: Routes, fallback: Plan) -> None:
+        self.source = source
+        self.node = node
+        self.counts = _Counts()
+        self.ledger: Ledger[None, None] = Ledger(credit_window(fallback))
+        self.plan = fallback
+        self.hooks = Hooks(lambda plan: True, lambda: None, lambda device, done: None, lambda device, plan, why: None)
+        self._agenda: Agenda = node.agenda
+        self._routes = routes
+        self._fallback = fallback
+        self._fallback_reason = ""
+        self._highest_epoch = self._highest_used = 0
+        self._lost: frozenset[str] = frozenset()
+        self._announced: dict[int, Plan] = {0: fallback}
+        self._waiting: int | None = None
+        self._offered = 0
+        self._blocked: Job | None = None
+        self._retries: deque[tuple[Plan, Entry[None]]] = deque()
+        self._ended = self._checking = self._pumping = False
+        node.on_room = self._room
+        self._agenda.at(source.start_s, self._offer)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the source has ended and every result is in."""
+        return self._ended and self._waiting is None and not self.ledger.in_flight
+
+    # --- the source
+
+    def _offer(self) -> None:
+        """The source's next frame."""
+        source, now = self.source, self._agenda.now
+        if now >= source.end_s or (source.frames is not None and self._offered >= source.frames):
+            self._ended = True
+            self.hooks.hurry()
+            return
+        if self._waiting is not None:
+            if not source.latest:
+                return  # the source waits; `_admit` calls it again
+            self.counts.drops["superseded"] += 1
+        self._waiting = self._offered
+        self._offered += 1
+        if source.fps > 0.0:
+            self._agenda.at(max(now, source.start_s + self._offered / source.fps), self._offer)
+        self._pump()
+
+    def _go_on(self) -> None:
+        """The waiting frame has gone: a source that waited for that goes on."""
+        due_s = self.source.start_s + self._offered / self.source.fps if self.source.fps > 0.0 else 0.0
+        if not self.source.latest and due_s <= self._agenda.now:
+            self._offer()
+
+    # --- frames on their way
+
+    def _room(self) -> None:
+        if self._blocked is not None:
+            job, self._blocked = self._blocked, None
+            self.node.submit(job)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Admit what can be admitted; the thread that does so waits while compute has no room."""
+        if self._pumping:
+            return  # called from inside: the loop below goes on
+        self._pumping = True
+        while self._blocked is None:
+            if self._retries:
+                plan, entry = self._retries.popleft()
+                self._submit(plan, entry)
+            elif self._waiting is not None and self.ledger.has_credit:
+                frame, self._waiting = self._waiting, None
+                entry = self.ledger.admit(frame, self.plan.epoch, None, self._agenda.now)
+                self._note_first(frame)
+                self._submit(self.plan, entry)
+                self._go_on()
+            else:
+                break
+        self._pumping = False
+
+    def _submit(self, plan: Plan, entry: Entry[None]) -> None:
+        job = Job(self, entry.frame, entry.attempt, self._routes.of(plan))
+        if self.node.has_room:
+            self.node.submit(job)
+        else:
+            self._blocked = job
+        self._check_later()
+
+    def _note_first(self, frame: int) -> None:
+        if self.counts.first_frame is None:
+            self.counts.first_frame = frame
+            self.hooks.switched(self, self.plan, self._fallback_reason)
+            self.hooks.hurry()
+
+    def complete(self, job: Job) -> None:
+        """A result came home."""
+        now = self._agenda.now
+        entry = self.ledger.complete(job.frame, None)
+        if entry is None:
+            return
+        self.counts.frames.tick(now)
+        self.counts.latency_s.add(now - entry.first_admitted_s)
+        for _ in self.ledger.ready():
+            pass
+        epoch, sent = job.route.plan.epoch, job.route.bytes
+        self.hooks.done(self, Done(job.frame, job.attempt, epoch, entry.first_admitted_s, now, sent, job.route.drop))
+        self._pump()
+        if self.is_finished:
+            self.hooks.hurry()
+
+    # --- losses
+
+    def lose(self, frame: int, attempt: int, reason: str) -> None:
+        """A node gave an attempt up."""
+        if self.plan.epoch and any(each.frame == frame and each.epoch == self.plan.epoch for each in self._entries()):
+            self._fall_back(reason)
+        self._retry(frame, attempt, reason)
+        self._pump()
+
+    def _entries(self) -> list[Entry[None]]:
+        return self.ledger.entries()
+
+    def _retry(self, frame: int, attempt: int, reason: str) -> None:
+        entry = self.ledger.readmit(frame, attempt, self.plan.epoch, reason, self._agenda.now)
+        if entry is not None:
+            self._retries.append((self.plan, replace(entry)))
+
+    def _limit_s(self) -> float:
+        latency = self.counts.latency_s.figure().window if self.counts.frames.count else 0.0
+        return max(RESULT_TIMEOUT_S, LATE_FACTOR * latency)
+
+    def _check_later(self) -> None:
+        if not self._checking and self.ledger.in_flight:
+            self._checking = True
+            oldest_s = min(entry.admitted_s for entry in self._entries())
+            self._agenda.at(max(self._agenda.now + CHECK_S, oldest_s + self._limit_s()), self._check)
+
+    def _check(self) -> None:
+        """Give late frames up, as the live device does every tenth of a second."""
+        self._checking = False
+        now, limit_s = self._agenda.now, self._limit_s()
+        late = [entry for entry in self._entries() if now - entry.admitted_s > limit_s - 1e-9]
+        # The live device's thread is the one that waits for room: it looks at nothing meanwhile.
+        if self._blocked is None:
+            if late and self.plan.epoch:
+                self._fall_back(f"no result for frame {late[0].frame} in {limit_s:.1f} s")
+            for entry in late:
+                if entry.epoch:
+                    self._retry(entry.frame, entry.attempt, "late")
+            self._pump()
+        self._check_later()
+
+    def _fall_back(self, reason: str) -> None:
+        self._fallback_reason = reason
+        self.use(self._fallback)
+        self.hooks.hurry()
+
+    # --- plans
+
+    def hear(self, announcement: Announcement) -> None:
+        """Follow an announcement: lost nodes at once, a committed plan as soon as it is built here."""
+        self._highest_epoch = max(self._highest_epoch, *(plan.epoch for plan in announcement.plans))
+        self._announced |= {plan.epoch: plan for plan in announcement.plans}
+        self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-64:]}
+        self._lost = frozenset(announcement.lost)
+        plan = announcement.committed
+        if plan.epoch > self._highest_used and self.hooks.is_ready(plan) and not self._lost & set(plan.nodes):
+            self._fallback_reason = ""
+            self.use(plan)
+        if self._lost & set(self.plan.nodes):
+            self._fall_back(f"lost {', '.join(sorted(self._lost))}")
+        for entry in self._entries():
+            old = self._announced.get(entry.epoch)
+            if old is not None and self._lost & set(old.nodes):
+                self._retry(entry.frame, entry.attempt, "node-lost")
+        self._pump()
+
+    def use(self, plan: Plan) -> None:
+        """Stamp the next frames with a plan."""
+        self.plan = plan
+        self._highest_used = max(self._highest_used, plan.epoch)
+        self.counts.first_frame = None
+        self.ledger.window = credit_window(plan)
+
+    def report(self) -> StreamReport:
+        """The stream as its device tells it."""
+        counts = self.counts
+        return StreamReport(
+            self.source.stream,
+            self.plan.epoch,
+            max(self._highest_epoch, self.plan.epoch),
+            self.plan if self.plan.epoch else None,
+            counts.first_frame,
+            tuple(sorted(self.ledger.epochs)),
+            self.source.fps,
+            self.ledger.window,
+            self.ledger.in_flight,
+            self.ledger.admitted,
+            self.ledger.completed,
+            counts.frames.figure(),
+            counts.latency_s.figure() if counts.frames.count else counts.frames.figure(),
+            dict(counts.drops),
+            self._fallback_reason,
+            self.is_finished,
+        )

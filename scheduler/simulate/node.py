@@ -1,0 +1,143 @@
+"""A simulated node: the stage loop of the live ones, step by step.
+
+Unpack, compute and pack are three servers with hand-overs of one frame between them, as in `nodes.stage`: a server
+that cannot hand its frame over keeps it, and begins no other.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.plan import Tier
+from scheduler.simulate.agenda import Agenda
+from scheduler.simulate.meters import Spent, StageMeter
+from scheduler.simulate.routes import Route
+
+if TYPE_CHECKING:
+    from scheduler.simulate.device import SimulatedDevice
+
+
+@dataclass(slots=True)
+class Job:
+    """One attempt at one frame."""
+
+    device: SimulatedDevice
+    frame: int
+    attempt: int
+    route: Route
+    hop: int = 0
+    received_s: float = 0.0
+    unpack_s: float = 0.0
+    compute_s: float = 0.0
+
+
+Forward = Callable[["SimulatedNode", Job], None]
+"""Takes a frame that a node is done with."""
+
+
+class SimulatedNode:
+    """One node's three servers."""
+
+    def __init__(self, name: str, tier: Tier, agenda: Agenda, forward: Forward, noise: tuple[float, int]) -> None:
+        self.name = name
+        self.tier = tier
+        self.agenda = agenda
+        self.meter = StageMeter()
+        self.on_room: Callable[[], None] = lambda: None
+        """Told when the hand-over to compute has room."""
+        self._forward = forward
+        self._sigma, seed = noise
+        self._random = random.Random(seed)
+        self._arrived: deque[Job] = deque()
+        self._unpacking = self._computing = self._packing = False
+        self._unpacked: Job | None = None
+        self._unpacked_behind: Job | None = None
+        self._computed: Job | None = None
+        self._computed_behind: Job | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the hand-over to compute is empty."""
+        return self._unpacked is None
+
+    def arrive(self, job: Job) -> None:
+        """A frame's message came in whole."""
+        job.received_s = self.agenda.now
+        self._arrived.append(job)
+        self._unpack()
+
+    def submit(self, job: Job) -> None:
+        """Enter a frame that needs no unpacking; only while `has_room`."""
+        job.received_s = self.agenda.now
+        job.unpack_s = 0.0
+        self._unpacked = job
+        self._compute()
+
+    def _taking(self, seconds: float) -> float:
+        return seconds * math.exp(self._sigma * self._random.gauss(0.0, 1.0)) if self._sigma else seconds
+
+    def _unpack(self) -> None:
+        if self._unpacking or not self._arrived:
+            return
+        job = self._arrived.popleft()
+        self._unpacking = True
+        job.unpack_s = self._taking(job.route.hops[job.hop].unpack_s)
+        self.agenda.after(job.unpack_s, self._has_unpacked, job)
+
+    def _has_unpacked(self, job: Job) -> None:
+        if self._unpacked is not None:
+            self._unpacked_behind = job
+            return
+        self._unpacking = False
+        self._unpacked = job
+        self._compute()
+        self._unpack()
+
+    def _compute(self) -> None:
+        job = self._unpacked
+        if self._computing or job is None:
+            return
+        self._unpacked, self._unpacked_behind = self._unpacked_behind, None
+        self._computing = True
+        job.compute_s = self._taking(job.route.hops[job.hop].compute_s)
+        self.agenda.after(job.compute_s, self._has_computed, job)
+        if self._unpacked is not None:
+            self._unpacking = False
+            self._unpack()
+        else:
+            self.on_room()
+
+    def _has_computed(self, job: Job) -> None:
+        if self._computed is not None:
+            self._computed_behind = job
+            return
+        self._computing = False
+        self._computed = job
+        self._pack()
+        self._compute()
+
+    def _pack(self) -> None:
+        job = self._computed
+        if self._packing or job is None:
+            return
+        self._computed, self._computed_behind = self._computed_behind, None
+        self._packing = True
+        pack_s = self._taking(job.route.hops[job.hop].pack_s)
+        self.agenda.after(pack_s, self._has_packed, job, pack_s)
+        if self._computed is not None:
+            self._computing = False
+            self._compute()
+
+    def _has_packed(self, job: Job, pack_s: float) -> None:
+        now, work = self.agenda.now, job.route.hops[job.hop]
+        queue_s = max(0.0, now - job.received_s - job.unpack_s - job.compute_s - pack_s)
+        spent = Spent(queue_s, job.unpack_s, job.compute_s, pack_s, float(work.sent_bytes))
+        self.meter.add(job.route.plan.stream, job.route.plan.epoch, spent, now)
+        self._packing = False
+        self._forward(self, job)
+        self._pack()

@@ -1,0 +1,96 @@
+"""What a plan costs on every node that it names: service times and bytes, by the planners' own cost model."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from pipeline.model.graph import ModelGraph
+from pipeline.plan import Plan, Tier
+from scheduler.cost import evaluate
+from scheduler.problem import LinkEstimate, Problem
+from scheduler.simulate.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class HopWork:
+    """One stage of a plan."""
+
+    node: str
+    unpack_s: float
+    compute_s: float
+    pack_s: float
+    sent_bytes: int
+    """Payload that goes to the next stage; of the last one, the result's."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """A plan, ready to be carried out."""
+
+    plan: Plan
+    hops: tuple[HopWork, ...]
+    drop: float | None
+    """Accuracy drop of its codecs."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all links together."""
+        return sum(hop.sent_bytes for hop in self.hops[:-1])
+
+
+class Routes:
+    """Routes by plan; equal plans of other streams or epochs share their figures."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._result_bytes = result_bytes(scenario.graph)
+        self._known: dict[object, tuple[tuple[HopWork, ...], float | None]] = {}
+
+    def of(self, plan: Plan) -> Route:
+        """The route of a plan.
+
+        Raises:
+            AnabranchError: the plan does not fit the network or the packing table.
+        """
+        key = tuple((stage.tier, stage.node, stage.until) for stage in plan.stages), plan.links, plan.tiles
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._work(plan)
+        return Route(plan, *found)
+
+    def compute_s(self, plan: Plan, node: str) -> float:
+        """Compute time of one node's stage; 0 where it has none."""
+        return sum(hop.compute_s for hop in self.of(plan).hops if hop.node == node)
+
+    def _work(self, plan: Plan) -> tuple[tuple[HopWork, ...], float | None]:
+        scenario = self._scenario
+        nodes = {stage.tier: stage.node for stage in plan.stages}
+        tiers = [stage.tier for stage in plan.stages]
+        problem = Problem(
+            graph=scenario.graph,
+            stream=plan.stream,
+            nodes=nodes,
+            times={name: scenario.times[tier] for tier, name in nodes.items()},
+            packing=scenario.packing,
+            links=dict.fromkeys(itertools.pairwise(tiers), LinkEstimate(1e9)),
+        )
+        cost = evaluate(problem, plan)
+        sent = [*(round(link.bytes) for link in cost.links), self._result_bytes]
+        more = scenario.overhead_s
+        hops = tuple(
+            HopWork(
+                stage.node,
+                stage.decode_s + (more if stage.tier is not Tier.DEVICE else 0.0),
+                stage.compute_s + more,
+                stage.encode_s + more,
+                nbytes,
+            )
+            for stage, nbytes in zip(cost.stages, sent, strict=True)
+        )
+        return hops, cost.accuracy_drop
+
+
+def result_bytes(graph: ModelGraph) -> int:
+    """Bytes of a result: the outputs as they are."""
+    return sum(graph.tensors[name].nbytes for name in graph.outputs)

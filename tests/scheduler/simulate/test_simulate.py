@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.plan import Tier
+from scheduler.cost import evaluate
+from scheduler.problem import DEVICE_EDGE, LinkEstimate, Problem
+from scheduler.simulate import Scenario, simulate
+from scheduler.simulate.record import RunRecord
+from scheduler.simulate.scenario import POLICIES
+from tests.scheduler.simulate.nets import GRAPH, scenario, split_plan
+from traces.trace import Trace
+
+LINK_BPS = 20e6
+STEPS = Trace(np.array([0.0, 8.0, 12.0]), np.array([20e6, 0.0, 2e6]), 20.0, "steps")
+"""Good, then nothing for four seconds, then poor."""
+
+
+def check_conserved(run: Scenario) -> RunRecord:
+    """Every admitted frame has exactly one result."""
+    record = simulate(run)
+    keys = list(zip(record.frames.stream, record.frames.frame, strict=True))
+    assert len(keys) == len(set(keys)) == record.totals.results == record.totals.frames_admitted > 0
+    assert all(latency > 0 for latency in record.frames.latency_s)
+    return record
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "fixed"])
+def test_every_admitted_frame_has_one_result(policy: str) -> None:
+    check_conserved(scenario(STEPS, policy=policy))
+
+
+def test_frames_are_conserved_while_the_newest_takes_the_waiting_ones_place() -> None:
+    record = check_conserved(scenario(STEPS, admit="latest", fps=30.0))
+    assert record.totals.frames_admitted + record.totals.drops["superseded"] == 600
+
+
+def test_frames_admitted_into_an_outage_are_admitted_again() -> None:
+    # Between the start of a stall of 7 s and its end, the device gives the link up and admits frames again.
+    stall = Trace(np.array([0.0, 6.0, 13.0]), np.array([20e6, 0.0, 20e6]), 100.0, "stall")
+    record = check_conserved(scenario(stall, policy="fixed", fixed=split_plan(), seconds=18.0))
+    assert record.totals.readmitted["late"] > 0
+    assert record.totals.epochs[0] > 0
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    first, second = (simulate(scenario(STEPS, seed=3)) for _ in range(2))
+    assert first == second
+    assert simulate(scenario(STEPS, seed=4)).frames != first.frames
+
+
+def fixed(**changes: object) -> tuple[RunRecord, float, float]:
+    """A fixed plan on a constant link without noise; its run, and the cost model's period and latency."""
+    run = scenario(LINK_BPS, policy="fixed", fixed=split_plan(), noise=0.0, **changes)
+    problem = Problem(
+        graph=GRAPH,
+        stream="stream-1",
+        nodes={Tier.DEVICE: "device-1", Tier.EDGE: "edge-1"},
+        times={"device-1": run.times[Tier.DEVICE], "edge-1": run.times[Tier.EDGE]},
+        packing=run.packing,
+        links={DEVICE_EDGE: LinkEstimate(LINK_BPS, rtt_s=0.008)},
+    )
+    cost = evaluate(problem, split_plan())
+    return simulate(run), cost.period_s, cost.latency_s
+
+
+def test_a_constant_link_gives_the_cost_models_period() -> None:
+    record, period_s, _ = fixed()
+    assert record.totals.fps == pytest.approx(1 / period_s, rel=0.01)
+
+
+def test_a_slow_source_on_a_constant_link_gives_the_cost_models_latency() -> None:
+    record, _, latency_s = fixed(fps=2.0)
+    assert record.totals.latency_s is not None
+    # Message headers and the result's own bytes are in no cost.
+    assert record.totals.latency_s.p50 == pytest.approx(latency_s, rel=0.01)
+
+
+def test_the_credit_window_bounds_the_latency() -> None:
+    record, period_s, latency_s = fixed()
+    assert record.totals.latency_s is not None
+    assert latency_s < record.totals.latency_s.p95 <= 5 * period_s
+
+
+def test_the_oracle_is_not_beaten_and_the_joint_policy_is_near_it() -> None:
+    rates = {policy: simulate(scenario(STEPS, policy=policy)).totals.fps for policy in POLICIES if policy != "fixed"}
+    assert max(rates.values()) <= 1.02 * rates["oracle"]
+    assert rates["joint"] >= 0.99 * max(rates[name] for name in ("device-only", "cloud-only", "dyno"))
+
+
+def test_the_core_estimates_the_link_that_it_cannot_see() -> None:
+    record = simulate(scenario(STEPS))
+    link = next(each for each in record.links if each.name == "device-1-edge-1")
+    before = [bps for at_s, bps in zip(link.estimated_s, link.estimated_bps, strict=True) if 4 <= at_s < 8]
+    after = [bps for at_s, bps in zip(link.estimated_s, link.estimated_bps, strict=True) if 17 <= at_s < 20]
+    assert np.median(before) == pytest.approx(20e6, rel=0.1)
+    assert np.median(after) == pytest.approx(2e6, rel=0.1)
+
+
+def test_streams_share_what_they_cross() -> None:
+    one, four = (simulate(scenario(LINK_BPS, streams=count, seconds=10.0)) for count in (1, 4))
+    assert four.streams == ["stream-1", "stream-2", "stream-3", "stream-4"]
+    assert one.totals.fps < four.totals.fps < 4.0 * one.totals.fps
+
+
+def test_a_thousand_streams() -> None:
+    record = check_conserved(scenario(LINK_BPS, streams=1000, seconds=2.0, fps=2.0, admit="latest"))
+    assert len(set(record.frames.stream)) == 1000
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    record = simulate(scenario(STEPS, seconds=5.0))
+    assert RunRecord.load(record.save(tmp_path)) == record
+    (tmp_path / "record.json").write_bytes(b"{}")
+    with pytest.raises(ConfigError, match="name the folder of a run"):
+        RunRecord.load(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"policy": "best"}, "known are joint"),
+        ({"policy": "fixed"}, "has no plan"),
+        ({"policy": "oracle", "streams": 2}, "one stream only"),
+        ({"seconds": 0.0}, "out of range"),
+        ({"admit": "latest"}, "give --fps"),
+        ({"times": {}}, "no device"),
+    ],
+)
+def test_impossible_scenarios_are_refused(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        scenario(**changes)  # type: ignore[arg-type]
