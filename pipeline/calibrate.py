@@ -47,8 +47,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encode_s: float
     """Median time to pack one frame on one core of the calibrating machine."""
     decode_s: float
-    snr_db: float
-    """Median signal-to-noise ratio at the network's output; infinity where the output is exact."""
+    snr_db: float | None
+    """Median signal-to-noise ratio at the network's output; None where the output is exact."""
     agreement: Estimate
     """Share of frames whose top-1 is that of full precision (Wilson interval)."""
     drop: Estimate | None = None
@@ -68,7 +68,7 @@ class PairEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     second_cut: str
     second_codec: str
     frames: int
-    snr_db: float
+    snr_db: float | None
     agreement: Estimate
     drop: Estimate | None = None
 
