@@ -13,10 +13,10 @@ from torch import Tensor, fx
 from pipeline.errors import PlanError
 from pipeline.model import layouts
 from pipeline.model.capture import CapturedModel
-from pipeline.model.graph import Cut, ModelGraph
+from pipeline.model.graph import Cut
 from pipeline.model.layouts import Layout as MemoryLayout
-from pipeline.model.segment import fastest_layout
-from pipeline.plan import TilePlan, TileStack
+from pipeline.model.segment import Segment, fastest_layout
+from pipeline.plan import TilePlan
 from pipeline.tiling.analysis import demand, require_stack
 from pipeline.tiling.operators import Layout
 from pipeline.tiling.program import TileProgram
@@ -249,17 +249,43 @@ def _is_view(node: fx.Node) -> bool:
     return node.target in (torch.ops.aten.slice.Tensor, torch.ops.aten.reshape.default)
 
 
-def stacks_of(captured: CapturedModel, tiles: TilePlan, start: Cut) -> tuple[tuple[TiledStack, TileStack], ...]:
-    """The fused stacks of a tile plan, from where the edge stage starts.
+@dataclass(frozen=True)
+class PlannedStack:
+    """One stack of a tile plan, ready to run."""
+
+    start: Cut
+    end: Cut
+    tiled: TiledStack | None
+    """None where the plan has one tile only: the edge node runs `segment` by itself."""
+    segment: Segment | None
+    regions: tuple[Region, ...] = ()
+    """Tiles, row-major; tile i goes to worker i modulo their number."""
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute all of it here, one tile after the other."""
+        if self.tiled is not None:
+            return self.tiled.run(inputs, self.regions)
+        if self.segment is not None:
+            return self.segment.run(dict(inputs))
+        return dict(inputs)
+
+
+def stacks_of(
+    captured: CapturedModel, tiles: TilePlan, start: Cut, *, layout: MemoryLayout | None = None
+) -> tuple[PlannedStack, ...]:
+    """The stacks of a tile plan, from where the edge stage starts. What is behind the last one runs untiled.
 
     Raises:
-        PlanError: a stack of the plan cannot be tiled.
+        PlanError: a stack of more than one tile cannot be tiled, or its shares do not fit.
         UnknownCut: the plan names a cut that the model does not have.
     """
-    graph: ModelGraph = captured.graph
     found = []
     for stack in tiles.stacks:
-        end = graph.cut(stack.until)
-        found.append((TiledStack(captured, start, end), stack))
+        end = captured.graph.cut(stack.until)
+        if len(stack.rows) * len(stack.columns) == 1:
+            found.append(PlannedStack(start, end, None, Segment(captured, start, end, layout=layout)))
+        else:
+            tiled = TiledStack(captured, start, end, layout=layout)
+            found.append(PlannedStack(start, end, tiled, None, tiled.regions(stack.rows, stack.columns)))
         start = end
     return tuple(found)

@@ -10,8 +10,9 @@ from pipeline.errors import PlanError
 from pipeline.model.graph import INPUT, Cut
 from pipeline.model.layouts import Layout, candidates
 from pipeline.model.segment import Segment
+from pipeline.plan import TilePlan, TileStack
 from pipeline.tiling import execute
-from pipeline.tiling.execute import TiledStack
+from pipeline.tiling.execute import TiledStack, stacks_of
 from pipeline.tiling.regions import Interval, Region, equal_shares
 from tests.pipeline.tiling.mixed import mixed
 
@@ -112,3 +113,18 @@ def test_programs_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
     for tile in tiles:
         stack.warm(tile, runs=1)
     assert list(stack._programs) == list(tiles[-2:])
+
+
+def test_a_plan_may_run_blocks_untiled_between_its_stacks() -> None:
+    graph = mixed().graph
+    stacks = (TileStack("mix.concat", (0.5, 0.5)), TileStack("gate.widen"), TileStack("last", (0.3, 0.7), (0.5, 0.5)))
+    planned = stacks_of(mixed(), TilePlan(stacks, ("edge", "tile")), graph.cut(INPUT), layout=Layout.CONTIGUOUS)
+    assert [len(stack.regions) for stack in planned] == [2, 0, 4]
+    tensors = tensors_at(graph.cut(INPUT))
+    expected = tensors_at(graph.cut("last"))
+    for stack in planned:
+        tensors = stack.run(tensors)
+    assert worst(tensors, expected) < 1e-5
+    with pytest.raises(PlanError, match="global pooling"):
+        bad = TilePlan((TileStack("gate.widen", (0.5, 0.5)),), ("edge",))
+        stacks_of(mixed(), bad, graph.cut(INPUT), layout=Layout.CONTIGUOUS)

@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -110,21 +109,15 @@ def test_sampled_stacks_of_an_inception_network() -> None:
     assert max(error_of(captured, pair, known, layout, n) for n, pair in enumerate(picked)) < BOUND
 
 
-def chosen_runs(captured: CapturedModel, layout: Layout, speeds: tuple[float, ...], x: Tensor) -> Iterator[Tensor]:
+def chosen_runs(captured: CapturedModel, layout: Layout, speeds: tuple[float, ...], x: Tensor) -> list[Tensor]:
     """The network's outputs with the stacks that the system chooses."""
     cuts = captured.graph.cuts
     seconds = {block.name: block.flops * 2e-11 + 1e-5 for block in captured.graph.blocks}
     choice = choose_stacks(captured, cuts[0], cuts[-1], Crew(speeds, seconds))
     tensors, at = {INPUT: x}, cuts[0]
-    for piece in choice.pieces:
-        if piece.tiles == 1:
-            tensors = Segment(captured, at, piece.end, layout=layout).run(tensors)
-        else:
-            plan = TilePlan((piece.stack,), tuple(str(n) for n in range(len(speeds))))
-            [(stack, shares)] = stacks_of(captured, plan, at)
-            tensors = stack.run(tensors, stack.regions(shares.rows, shares.columns))
-        at = piece.end
-    yield from tensors.values()
+    for stack in stacks_of(captured, TilePlan(choice.stacks, ("edge", "tile")), at, layout=layout):
+        tensors, at = stack.run(tensors), stack.end
+    return list(Segment(captured, at, cuts[-1], layout=layout).run(tensors).values())
 
 
 @pytest.mark.slow
@@ -161,6 +154,6 @@ def test_the_top_1_is_the_same(name: str) -> None:
     for seed, speeds in itertools.product(range(3), [(1.0, 1.0), (1.0, 0.5, 0.25), (1.0, 1.0, 1.0, 1.0)]):
         x = torch.rand(captured.example.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         expected = list(whole.run({INPUT: x}).values())
-        found = list(chosen_runs(captured, layout, speeds, x))
+        found = chosen_runs(captured, layout, speeds, x)
         assert [int(t.argmax()) for t in found] == [int(t.argmax()) for t in expected]
         assert all(float((a - b).abs().max() / b.abs().max()) < BOUND for a, b in zip(found, expected, strict=True))
