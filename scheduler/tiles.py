@@ -9,7 +9,8 @@ only on the first waist behind a and the last one before b: two look-ups, whatev
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ class TileTable:
     workers: tuple[str, ...]
     """Node names; the edge node is the first."""
     codec: str = "fp32"
+    stacks: Mapping[tuple[int, int], TileStack] = field(default_factory=dict)
+    """Stacks of unequal tiles, each fitted to its run, by positions of waists; they win over the grids."""
 
     def __post_init__(self) -> None:
         count = len(self.waists)
@@ -93,6 +96,8 @@ class TileTable:
         if first >= last or self.best_s[first, last] <= 0:
             return None
         stacks = self._stacks(graph, first, last)
+        while len(stacks[-1].rows) * len(stacks[-1].columns) == 1:
+            stacks.pop()
         if self.waists[first] != start and stacks[0].rows + stacks[0].columns != (1.0, 1.0):
             stacks = [TileStack(graph.cuts[self.waists[first]].name), *stacks]
         return TilePlan(tuple(stacks), self.workers, self.codec)
@@ -119,6 +124,8 @@ class TileTable:
         exact = Grid(stack.rows, stack.columns)
         if exact in self.grids:
             return self.grids.index(exact)
+        if self.stacks:
+            return 0
         return next((number for number, grid in enumerate(self.grids) if grid.tiles == tiles), None)
 
     def _stacks(self, graph: ModelGraph, first: int, last: int) -> list[TileStack]:
@@ -127,6 +134,8 @@ class TileTable:
         if saved <= 0:
             return [TileStack(name)]
         if self.stack_s[first, last] >= saved:
+            if (first, last) in self.stacks:
+                return [self.stacks[first, last]]
             grid = self.grids[int(np.argmax(self.gain_s[:, first, last]))]
             return [TileStack(name, grid.rows, grid.columns)]
         through = self.best_s[first, first + 1 : last] + self.best_s[first + 1 : last, last]
