@@ -16,7 +16,8 @@ from nodes.outlet import Directory, Outlet
 from nodes.sockets import SocketFactory
 from nodes.stage import Deliver, EmulatedSpeed, StageLoop
 from nodes.telemetry import LoadMeter
-from pipeline.frames.wire import MAX_PROBE_BYTES, Message, Probe
+from pipeline.frames.wire import MAX_PROBE_BYTES, Message, Ping, Pong, Probe
+from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel
 from pipeline.plan import Plan, Tier
 from pipeline.stage import StageProgram, prepare
@@ -42,6 +43,8 @@ class NodeSettings:
     """Addresses that go before the ones that the peers announce."""
     torch_device: str = "cpu"
     emulate_speed: float = 1.0
+    layout: Layout | None = None
+    """How segments run; None for the fastest, which may differ from node to node, and so may the last bits."""
     """Fraction of this machine's speed that the node pretends to have."""
     insecure: bool = False
     report_interval_s: float = REPORT_INTERVAL_S
@@ -76,7 +79,10 @@ class Node:
         """This node's stage of `plan`, built and warm; None where the plan gives it none."""
         if self.name not in plan.nodes:
             return None
-        return prepare(self.model.captured, plan, plan.hop_of(self.name), self.settings.torch_device)
+        settings = self.settings
+        hop = plan.hop_of(self.name)
+        program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout)
+        return replace(program, compute=self.speed.around(program.compute))
 
     def start(self) -> Endpoints:
         """Bind the inbox and start the threads; returns where peers reach this node."""

@@ -12,6 +12,7 @@ from pipeline.frames.wire import Buffer, FrameHeader, Message, TensorHeader, che
 from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import Cut, TensorSpec
 from pipeline.model.segment import Segment
+from pipeline.model.layouts import Layout
 from pipeline.packing.sessions import DecoderSession, EncoderSession, open_decoder, open_encoder
 from pipeline.plan import Plan
 
@@ -92,17 +93,26 @@ def _codec(plan: Plan, hop: int) -> str:
     return plan.links[hop].codec if 0 <= hop < len(plan.links) else RESULT_CODEC
 
 
-def prepare(captured: CapturedModel, plan: Plan, hop: int, torch_device: str = "cpu") -> StageProgram:
+def prepare(
+    captured: CapturedModel, plan: Plan, hop: int, torch_device: str = "cpu", layout: Layout | None = None
+) -> StageProgram:
     """Build and warm stage number `hop` of `plan`.
 
     Raises:
+    Args:
+        captured: the model.
+        plan: the plan.
+        hop: which of its stages.
+        torch_device: `cpu` or `cuda`.
+        layout: see `Segment`; layouts differ in the last bits of their results.
+
         PlanError: the plan is for another model, or its cuts are not nested.
         UnknownCut: the plan names a cut that the model does not have.
         CodecError: the plan names a codec that does not exist, or that cannot carry a tensor of the cut.
     """
     plan.check(captured.graph)
     start, end = plan.span(hop, captured.graph)
-    segment = Segment(captured, start, end, torch_device=torch_device)
+    segment = Segment(captured, start, end, torch_device=torch_device, layout=layout)
     segment.warm()
     return assemble(captured, plan, hop, segment.run)
 

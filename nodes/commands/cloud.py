@@ -20,6 +20,7 @@ def cloud(
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
     insecure: opt.Insecure = False,
+    layout: opt.Pinned = None,
     child: opt.Child = False,
 ) -> None:
     """Start a cloud node: it runs the end of the network.
@@ -28,6 +29,6 @@ def cloud(
     """
     launch = Launch(
         "cloud", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()),
+        insecure, config, tuple(peer or ()), layout,
     ).resolved()  # fmt: skip
     serve(CloudNode(launch.settings(), launch.load()), child)

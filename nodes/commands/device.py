@@ -44,6 +44,7 @@ def device(
     insecure: opt.Insecure = False,
     first_plan_timeout: Annotated[float, typer.Option(help="Seconds that the first frame waits for a plan.")] = 10.0,
     needs_plan: Annotated[bool, typer.Option("--needs-plan", help="Fail where no plan comes.")] = False,
+    layout: opt.Pinned = None,
     child: opt.Child = False,
 ) -> None:
     """Start a device: the source of a stream, its first stage, and the sinks of its results.
@@ -52,7 +53,7 @@ def device(
     """
     launch = Launch(
         "device", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()),
+        insecure, config, tuple(peer or ()), layout,
     )  # fmt: skip
     session = SessionSettings(
         stream or name, source, frames, admit, run_dir, annotate, labels, first_plan_timeout, needs_plan

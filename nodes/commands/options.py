@@ -11,6 +11,7 @@ import typer
 from nodes.agent import SchedulerAddress
 from nodes.config import Deployment, NodeConfig, read_deployment
 from pipeline.errors import ConfigError
+from pipeline.model.layouts import Layout
 from scheduler.reports import Endpoints
 
 Model = Annotated[
@@ -36,6 +37,9 @@ EmulateSpeed = Annotated[
     typer.Option(help="Emulate a slower node: fraction of real speed, padded with sleep.", min=1e-3, max=1.0),
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Bind beyond loopback without keys: anybody may connect.")]
+Pinned = Annotated[
+    Layout | None, typer.Option("--layout", hidden=True, help="Pin the memory layout of segments, for equal bits.")
+]
 Goals = Annotated[
     str, typer.Option("--objective", help="Goals in order of priority: throughput, latency, bytes, cloud, energy.")
 ]

@@ -11,6 +11,7 @@ from nodes.commands.options import from_file, peer_endpoints, scheduler_address
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.node import Node, NodeSettings
 from pipeline.errors import ConfigError
+from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel, load_model
 
 
@@ -31,6 +32,7 @@ class Launch:
     insecure: bool = False
     config: Path | None = None
     peers: tuple[str, ...] = ()
+    layout: Layout | None = None
 
     def resolved(self) -> Launch:
         """With what the deployment file says, where one is given."""
@@ -49,7 +51,7 @@ class Launch:
         return NodeSettings(
             self.name, scheduler_address(self.scheduler), self.listen, self.advertise,
             peer_endpoints(self.peers), torch_device=self.torch_device, emulate_speed=self.emulate_speed,
-            insecure=self.insecure,
+            insecure=self.insecure, layout=self.layout,
         )  # fmt: skip
 
     def load(self) -> LoadedModel:
