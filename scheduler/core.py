@@ -115,7 +115,7 @@ class SchedulerCore:
             if event.stream != VIEWERS:
                 self._settings.pop(event.stream, None)
             self._apply_settings()
-        if isinstance(event, Tick) or now - self._swept_s >= self.config.sweep_s:
+        if isinstance(event, Tick | StreamConfigured | StreamRemoved) or now - self._swept_s >= self.config.sweep_s:
             self._sweep(now)
         for state in self.streams.values():
             if state.changed and self.registry.usable(state.device):

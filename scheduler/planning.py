@@ -66,8 +66,13 @@ class PlanDesk:
         if advice is None:
             return
         self._complain(state, f"no plan keeps {advice.broken}" if advice.broken else "", outlook.now)
-        if same(advice.plan, state.current) or state.banned(advice.plan, outlook.now):
+        if state.banned(advice.plan, outlook.now):
             state.policy.kept()
+            return
+        if same(advice.plan, state.current):
+            state.policy.kept()
+            if not state.current.epoch:
+                self._prepare(state, advice.plan, "nothing is better than the device alone", {}, outlook.now)
             return
         self._offer(state, advice, world, outlook)
 
@@ -124,7 +129,9 @@ class PlanDesk:
         if plan is None or problem:
             self._complain(state, problem, now)
             return
-        if state.banned(plan, now) or same(msgspec.structs.replace(plan, stream=state.stream), state.current):
+        runs = same(msgspec.structs.replace(plan, stream=state.stream), state.current)
+        # Epoch 0 is the device's own; a device that waits for the scheduler's word must get one, were it the same plan.
+        if state.banned(plan, now) or (runs and state.current.epoch):
             return
         missing = [name for name in participants(plan) if not outlook.registry.usable(name)]
         if missing:
