@@ -61,6 +61,8 @@ class Outcome:
     header: FrameHeader
     outputs: dict[str, Tensor]
     latency_s: float
+    admitted_s: float = 0.0
+    """When it was first admitted, monotonic."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,9 @@ class Admission:
                 self.ledger.drops["duplicate"] += 1
                 return []
             latency_s = now - entry.first_admitted_s
-            self.ledger.complete(header.frame, Outcome(entry.picture, header, outputs, latency_s))
+            self.ledger.complete(
+                header.frame, Outcome(entry.picture, header, outputs, latency_s, entry.first_admitted_s)
+            )
             self.counts.frames.tick(now)
             self.counts.latency_s.add(latency_s)
             ready = list(self.ledger.ready())

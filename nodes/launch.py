@@ -92,6 +92,9 @@ class Family:
         reader.join(timeout_s)
         if child.endpoints:
             return
+        if not reader.is_alive():  # its standard output has closed: it is about to end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(STOP_TIMEOUT_S)
         if child.is_running:
             raise NodeError(f"node {child.name}", f"not ready after {timeout_s:.0f} s", f"see {child.log}")
         raise failure(child)

@@ -6,6 +6,7 @@ The only file of this package that holds sockets. It knows no policy: it feeds t
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 """How often the core looks at deaths, time-outs and plans that are due."""
+
+POLL_MS = 20
+"""Most that a wait for reports takes, so that injected events and `stop` are soon seen."""
 
 MAX_LOG_BYTES = 1 << 30
 """The event log stops growing here: at 20 kB/s for ten nodes that is half a day; a longer run keeps its decisions."""
@@ -106,15 +110,22 @@ class SchedulerService:
         self._plans = plans
         self._log = log
         self._on_decision: Callable[[LogDecision], None] = _log_decision
+        self._injected: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def inject(self, event: Event) -> None:
+        """Hand the core an event that comes from no socket (a stream's new settings). Safe from any thread."""
+        self._injected.put(event)
 
     def run(self, stop: threading.Event, tick_s: float = TICK_S) -> None:
         """Serve until `stop` is set; closes the sockets."""
         with self._reports, self._plans:
             due_s = time.monotonic()
             while not stop.is_set():
-                wait_ms = max(0, min(100, int((due_s - time.monotonic()) * 1000)))
+                wait_ms = max(0, min(POLL_MS, int((due_s - time.monotonic()) * 1000)))
                 if self._reports.poll(wait_ms):
                     self._receive()
+                while not self._injected.empty():
+                    self._handle(self._injected.get())
                 if time.monotonic() >= due_s:
                     self._handle(Tick())
                     due_s = time.monotonic() + tick_s
