@@ -95,8 +95,10 @@ class SimulatedAgent:
         self.node = node
         self.epochs = epochs
         self.device: SimulatedDevice | None = None
-        self.incoming: dict[str, tuple[SimulatedLink, SimulatedLink | None]] = {}
-        """By peer: the link from it, and the one back, for its echo."""
+        self.incoming: dict[str, SimulatedLink] = {}
+        """Links that have been used, by the peer that sends."""
+        self.link: Callable[[str, str], SimulatedLink | None] = lambda source, target: None
+        """Finds a link; for echoes."""
         self.probe: Callable[[str, str, int], None] = lambda source, target, nbytes: None
         self._model = model
         self._send = send
@@ -153,7 +155,7 @@ class SimulatedAgent:
             endpoints=Endpoints(frames=name, results=name),
             load=Load(),
             stages=self.node.meter.reports(),
-            links=tuple(link.watch.take(now) for link, _ in self.incoming.values() if link.pipe.bytes_total),
+            links=tuple(link.watch.take(now) for link in self.incoming.values()),
             epochs=self.epochs.readiness(),
             streams=() if self.device is None else (self.device.report(),),
             scheduler=scheduler,
@@ -163,8 +165,9 @@ class SimulatedAgent:
         self._agenda.after(CONTROL_S, self._send, report)
 
     def _ping(self, now: float) -> None:
-        for link, back in self.incoming.values():
-            if back is not None and link.pipe.bytes_total:
+        for peer, link in self.incoming.items():
+            back = self.link(self.node.name, peer)
+            if back is not None:
                 self._agenda.at(small(back, now), self._pong, link, now)
 
     def _pong(self, link: SimulatedLink, sent_s: float) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 from pipeline.errors import PlanError
 from pipeline.plan import Tier
-from scheduler.problem import HOPS
 from scheduler.reports import Report
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.agent import Epochs, SimulatedAgent
@@ -34,7 +32,7 @@ class Cluster:
         self.scenario = scenario
         self.agenda = agenda
         self.routes = Routes(scenario)
-        self.links: dict[LinkName, SimulatedLink] = {}
+        self._links: dict[LinkName, SimulatedLink] = {}
         self.agents: dict[str, SimulatedAgent] = {}
         self.devices: list[SimulatedDevice] = []
         self.check_epochs = True
@@ -43,8 +41,9 @@ class Cluster:
         for tier in Tier:
             for name in scenario.names(tier):
                 self._add_node(name, tier, send)
-        self._join()
-        for number, name in enumerate(scenario.names(Tier.DEVICE)):
+        self._numbers = {name: number for number, name in enumerate(scenario.names(Tier.DEVICE))}
+        self._edges = scenario.names(Tier.EDGE)
+        for name, number in self._numbers.items():
             self._add_device(name, number)
         for number, agent in enumerate(self.agents.values()):
             agent.start(0.01 + 0.9 * number / len(self.agents))
@@ -57,29 +56,36 @@ class Cluster:
         node = SimulatedNode(name, tier, self.agenda, self._forward, (scenario.noise, seed))
         epochs = Epochs(name, self.agenda, self.routes, scenario.build_s)
         agent = self.agents[name] = SimulatedAgent(node, epochs, scenario.graph.fingerprint, send)
-        agent.probe = self._probe
+        agent.probe, agent.link = self._probe, self.link
 
-    def _join(self) -> None:
-        scenario = self.scenario
-        for hop in HOPS:
-            if hop not in scenario.channels:
-                continue
-            for source, target in itertools.product(scenario.names(hop[0]), scenario.names(hop[1])):
-                self._link(hop, source, target)
-        for (source, target), link in list(self.links.items()):
-            if self.agents[source].node.tier.rank < self.agents[target].node.tier.rank:
-                self.agents[target].incoming[source] = (link, self.links.get((target, source)))
+    def link(self, source: str, target: str) -> SimulatedLink | None:
+        """The link between two nodes, made when it is first used; None where no channel joins their tiers."""
+        found = self._links.get((source, target))
+        return found or self._join(source, target)
 
-    def _link(self, hop: tuple[Tier, Tier], source: str, target: str) -> None:
-        channel = self.scenario.channels[hop]
-        number = self.scenario.names(Tier.DEVICE).index(source) if hop[0] is Tier.DEVICE else 0
-        zero_s = self.scenario.lead_s - number * self.scenario.trace_spread_s
-        for ends, trace in (((source, target), channel.trace), ((target, source), channel.back or channel.trace)):
-            # One access link per device and kind; between other tiers, each pair of nodes has its own.
-            kind = channel.shared or hop
-            key = (source, kind, ends[0] == source) if hop[0] is Tier.DEVICE else ends
-            pipe = self._pipes.setdefault(key, Pipe(trace, zero_s))
-            self.links[ends] = SimulatedLink(*ends, pipe, channel.delay_s, Watch(ends[0]))
+    def _join(self, source: str, target: str) -> SimulatedLink | None:
+        tiers = self.agents[source].node.tier, self.agents[target].node.tier
+        upstream = tiers[0].rank < tiers[1].rank
+        hop = tiers if upstream else (tiers[1], tiers[0])
+        channel = self.scenario.channels.get(hop)
+        if channel is None:
+            return None
+        trace = channel.trace if upstream else channel.back or channel.trace
+        first = source if upstream else target
+        # One access link per device and kind; between other tiers, each pair of nodes has its own.
+        alone = hop[0] is Tier.DEVICE
+        key = (first, channel.shared or hop, upstream) if alone else (source, target)
+        late_s = self.scenario.trace_spread_s * self._numbers[first] if alone else 0.0
+        pipe = self._pipes.setdefault(key, Pipe(trace, self.scenario.lead_s - late_s))
+        made = self._links[source, target] = SimulatedLink(source, target, pipe, channel.delay_s, Watch(source))
+        if upstream:
+            self.agents[target].incoming[source] = made
+        return made
+
+    @property
+    def links(self) -> dict[LinkName, SimulatedLink]:
+        """The links that have been used so far."""
+        return self._links
 
     def _add_device(self, name: str, number: int) -> None:
         scenario, stream = self.scenario, f"stream-{number + 1}"
@@ -107,7 +113,9 @@ class Cluster:
         home = job.device.node.name
         if job.hop + 1 < len(hops):
             target = hops[job.hop + 1].node
-            link = self.links[node.name, target]
+            link = self.link(node.name, target)
+            if link is None:
+                raise PlanError(job.route.plan.label, f"no link leads from {node.name} to {target}")
             nbytes = hops[job.hop].sent_bytes
             job.hop += 1
             self.agenda.at(link.send(nbytes, now), self._arrive, link, job, nbytes)
@@ -131,12 +139,13 @@ class Cluster:
         Raises:
             PlanError: there is no way.
         """
-        direct = self.links.get((node, device))
+        direct = self.link(node, device)
         if direct is not None:
             return (direct,)
-        for edge in self.scenario.names(Tier.EDGE):
-            if (node, edge) in self.links and (edge, device) in self.links:
-                return self.links[node, edge], self.links[edge, device]
+        for edge in self._edges:
+            ways = self.link(node, edge), self.link(edge, device)
+            if ways[0] is not None and ways[1] is not None:
+                return ways[0], ways[1]
         raise PlanError(f"result of {node}", f"no link leads home to {device}")
 
     def _send_home(self, way: tuple[SimulatedLink, ...], nbytes: int, job: Job) -> None:
@@ -149,7 +158,7 @@ class Cluster:
     # --- probes
 
     def _probe(self, source: str, target: str, nbytes: int) -> None:
-        link = self.links.get((source, target))
+        link = self.link(source, target)
         if link is not None:
             self.agenda.at(link.send(nbytes, self.agenda.now), self._probed, link, nbytes)
 

@@ -145,8 +145,8 @@ class Oracle:
         nodes = {tier: node_name(tier) for tier in scenario.times}
         links = {}
         for hop in HOPS:
-            if hop in scenario.channels:
-                link = cluster.links[nodes[hop[0]], nodes[hop[1]]]
+            link = cluster.link(nodes[hop[0]], nodes[hop[1]]) if hop in scenario.channels else None
+            if link is not None:
                 mean_bps = max(1.0, link.pipe.mean_bps(now, now + self._horizon_s))
                 links[hop] = LinkEstimate(mean_bps, 2.0 * link.delay_s)
         return Problem(
@@ -164,9 +164,9 @@ class Oracle:
 def own_plan(scenario: Scenario, plan: Plan, stream: str) -> Plan:
     """A plan for the first stream, on another stream's own nodes."""
     number = int(stream.rpartition("-")[2]) - 1
-    names = {tier: scenario.names(tier) for tier in scenario.times}
+    counts = {tier: scenario.count(tier) for tier in scenario.times}
     stages = tuple(
-        msgspec.structs.replace(stage, node=names[stage.tier][number * len(names[stage.tier]) // scenario.streams])
+        msgspec.structs.replace(stage, node=node_name(stage.tier, number * counts[stage.tier] // scenario.streams))
         for stage in plan.stages
     )
     return msgspec.structs.replace(plan, stream=stream, stages=stages)

@@ -8,9 +8,10 @@ from collections import Counter, OrderedDict
 import msgspec
 
 from pipeline.model.graph import INPUT, ModelGraph, bits
-from pipeline.plan import Plan, Tier
+from pipeline.plan import Plan
 from scheduler.commands import ClusterState
 from scheduler.events import DecisionRecord
+from scheduler.problem import HOPS
 from scheduler.simulate.cluster import Cluster
 from scheduler.simulate.device import Done, SimulatedDevice
 from scheduler.simulate.record import (
@@ -23,16 +24,13 @@ from scheduler.simulate.record import (
     Totals,
     fps_of,
 )
-from scheduler.simulate.scenario import Scenario
+from scheduler.simulate.scenario import Scenario, node_name
 
 POINTS = 300
 """Most steps of a link's true rate: as many as a picture shows."""
 
 STEP_S = 0.5
 """Its shortest step: below, a cellular link's rate is bursts of packets."""
-
-MAX_LINKS = 3
-"""Links of which the series are kept: those of the first stream's first route."""
 
 MAX_REMARKS = 2000
 
@@ -145,22 +143,16 @@ class Recorder:
         return found
 
     def _links(self, states: list[ClusterState]) -> list[LinkSeries]:
-        forward = [
-            (source, target)
-            for (source, target) in self._cluster.links
-            if self._tier(source).rank < self._tier(target).rank
-        ]
-        return [self._series(*name, states) for name in forward[:MAX_LINKS]]
-
-    def _tier(self, node: str) -> Tier:
-        return self._cluster.agents[node].node.tier
+        hops = [hop for hop in HOPS if hop in self._scenario.channels]
+        return [self._series(node_name(hop[0]), node_name(hop[1]), states) for hop in hops]
 
     def _series(self, source: str, target: str, states: list[ClusterState]) -> LinkSeries:
         zero_s = self._scenario.lead_s
         end_s = max(self._scenario.seconds, max(self.frames.done_s, default=0.0))
         step_s = max(STEP_S, end_s / POINTS)
         times = [number * step_s for number in range(max(1, math.ceil(end_s / step_s)))]
-        pipe = self._cluster.links[source, target].pipe
+        link = self._cluster.link(source, target)
+        pipe = None if link is None else link.pipe
         seen = [
             (state.at_s - zero_s, view.goodput_bps)
             for state in states
@@ -170,7 +162,7 @@ class Recorder:
         return LinkSeries(
             f"{source}-{target}",
             [round(each, 6) for each in times],
-            [round(pipe.mean_bps(zero_s + each, zero_s + each + step_s), 1) for each in times],
+            [round(pipe.mean_bps(zero_s + each, zero_s + each + step_s), 1) for each in times if pipe is not None],
             [round(at_s, 6) for at_s, _ in seen],
             [round(bps, 1) for _, bps in seen],
         )

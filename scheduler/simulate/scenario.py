@@ -95,12 +95,14 @@ class Scenario:
         if self.admit not in ("every", "latest") or (self.admit == "latest" and self.fps <= 0):
             raise ConfigError(f"admission {self.admit!r}", "unknown, or `latest` without a frame rate", "give --fps")
 
+    def count(self, tier: Tier) -> int:
+        """Nodes of a tier."""
+        per = {Tier.DEVICE: 1, Tier.EDGE: STREAMS_PER_EDGE, Tier.CLOUD: STREAMS_PER_CLOUD}[tier]
+        return -(-self.streams // per) if tier in self.times else 0
+
     def names(self, tier: Tier) -> list[str]:
         """The nodes of a tier."""
-        if tier not in self.times:
-            return []
-        per = {Tier.DEVICE: 1, Tier.EDGE: STREAMS_PER_EDGE, Tier.CLOUD: STREAMS_PER_CLOUD}[tier]
-        return [node_name(tier, number) for number in range(-(-self.streams // per))]
+        return [node_name(tier, number) for number in range(self.count(tier))]
 
     def alike(self, **changes: object) -> Scenario:
         """The same run with other fields."""
