@@ -46,6 +46,8 @@ def _totals(summary: Summary) -> list[tuple[str, str]]:
     rows.append(("results per epoch", _counts({f"#{epoch}": count for epoch, count in summary.epochs.items()})))
     if summary.accuracy is not None:
         rows.append(("accuracy (top-1)", f"{summary.accuracy:.2%}"))
+    if summary.guarded:
+        rows.append(("guarded frames that disagree", f"{summary.guard_disagreed} of {summary.guarded}"))
     if summary.source_error:
         rows.append(("source ended early", summary.source_error))
     return rows

@@ -11,7 +11,9 @@ from pathlib import Path
 from nodes.admission import Admit, Outcome, Waiting
 from nodes.commands.options import from_file
 from nodes.commands.serving import Launch
+from nodes.deciding import MAX_DROP
 from nodes.device import DeviceNode, StreamSettings
+from nodes.guard import BUDGET, Guard
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.summary import Gatherer, Summary, create_run_folder, write_json
 from pipeline.errors import SourceError
@@ -39,6 +41,8 @@ class SessionSettings:
     labels: Path | None = None
     first_plan_timeout_s: float = 10.0
     needs_plan: bool = False
+    guard_budget: float = BUDGET
+    """Share of frames, and of the device's time, that the accuracy guard may take; 0 for no guard."""
 
     def resolved(self, launch: Launch) -> tuple[SessionSettings, Launch]:
         """With what the deployment file says, where one is given."""
@@ -73,6 +77,7 @@ class DeviceSession:
             settings.source, limit=settings.frames, on_event=lambda kind, text: self.node.note(kind, text)
         )
         self.sinks: list[Sink] = []
+        self.guard: Guard | None = None
         self.node = DeviceNode(launch.settings(), self.model, stream, self.emit)
         self.node.admission.on_switch = self._switched
         self.node.admission.source_fps = self.source.fps or 0.0
@@ -91,7 +96,9 @@ class DeviceSession:
             self._open_sinks(stack)
             stack.callback(self._write_summary)
             stack.callback(self.node.stop)
-            tell_ready({"results": self.node.start().results})
+            endpoints = self.node.start()
+            self._start_guard(stack)
+            tell_ready({"results": endpoints.results})
             self.node.run(self._feed)
         if self.source.ended_early:
             raise SourceError(f"source {self.settings.source}", self.source.ended_early)
@@ -103,6 +110,9 @@ class DeviceSession:
         self.gatherer.add(outcome, result.right)
         for sink in self.sinks:
             sink.write(result, outcome.waiting.frame.rgb)
+        used = self.gatherer.plans.get(outcome.header.epoch)
+        if self.guard is not None and used is not None:
+            self.guard.saw(outcome, used[0])
 
     def summary(self) -> Summary:
         """What happened so far."""
@@ -123,7 +133,9 @@ class DeviceSession:
             gatherer.links(),
             gatherer.epochs(),
             gatherer.accuracy,
-            self.source.ended_early or "",
+            guarded=self.guard.counts.guarded if self.guard else 0,
+            guard_disagreed=self.guard.counts.disagreed if self.guard else 0,
+            source_error=self.source.ended_early or "",
         )
 
     def _feed(self, offer: Callable[[Waiting], bool]) -> None:
@@ -132,6 +144,16 @@ class DeviceSession:
             for frame, picture in prefetcher:
                 if not offer(Waiting(frame, picture)):
                     return
+
+    def _start_guard(self, stack: contextlib.ExitStack) -> None:
+        exact = self.node.epochs.get(self.settings.stream, 0)
+        if exact is None or not self.settings.guard_budget:
+            return
+        output = self.model.captured.graph.outputs[0]
+        self.guard = Guard(
+            exact.compute, output, MAX_DROP, lambda words: self.node.note("accuracy", words), self.settings.guard_budget
+        )
+        stack.callback(self.guard.close)
 
     def _switched(self, plan: Plan, first_frame: int) -> None:
         self.gatherer.used(plan, first_frame)

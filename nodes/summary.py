@@ -67,6 +67,10 @@ class Summary(msgspec.Struct, frozen=True):
     """Results per epoch."""
     accuracy: float | None
     """Share of frames whose top-1 is the truth; None where no truth is known."""
+    guarded: int = 0
+    """Frames of lossy plans that were also computed in full precision."""
+    guard_disagreed: int = 0
+    """Of these, frames whose top-1 was another one."""
     source_error: str = ""
     """Why the source ended early; empty where it did not."""
 

@@ -10,6 +10,7 @@ import typer
 from nodes.admission import Admit
 from nodes.commands import options as opt
 from nodes.commands.serving import Launch
+from nodes.guard import BUDGET
 from nodes.session import DeviceSession, SessionSettings
 
 Source = Annotated[
@@ -45,6 +46,10 @@ def device(
     first_plan_timeout: Annotated[float, typer.Option(help="Seconds that the first frame waits for a plan.")] = 10.0,
     needs_plan: Annotated[bool, typer.Option("--needs-plan", help="Fail where no plan comes.")] = False,
     layout: opt.Pinned = None,
+    guard_budget: Annotated[
+        float,
+        typer.Option(help="Share of frames that are also computed in full precision.", min=0, max=1),
+    ] = BUDGET,
     child: opt.Child = False,
 ) -> None:
     """Start a device: the source of a stream, its first stage, and the sinks of its results.
@@ -56,6 +61,6 @@ def device(
         insecure, config, tuple(peer or ()), layout,
     )  # fmt: skip
     session = SessionSettings(
-        stream or name, source, frames, admit, run_dir, annotate, labels, first_plan_timeout, needs_plan
+        stream or name, source, frames, admit, run_dir, annotate, labels, first_plan_timeout, needs_plan, guard_budget
     )
     DeviceSession(*session.resolved(launch)).run(child)
