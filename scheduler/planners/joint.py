@@ -2,8 +2,9 @@
 
 Levels of the objective are searched one after the other: each finds its least value under all bounds, and adds "at most
 that, plus the tolerance" to the bounds of the next (the usual lexicographic method; DynO [recalled] ranks by priority
-too). Where no plan keeps all bounds, the *nearest* one is found instead: first the least of the largest relative excess
-over the bounds, then the objective among the plans of that excess. Privacy is never given up.
+too). Where no plan keeps all bounds, the *nearest* one is found instead: that one bound is given up that is missed by
+the least share while all others are kept (or, if no single one suffices, the largest share over all is made least), and
+the objective decides among the plans of that excess. Privacy is never given up.
 
 What no link or load changes is kept between calls, so a re-plan repeats only the search itself.
 """
@@ -97,16 +98,29 @@ class _Kept(Generic[T]):
 
 
 def _nearest(problem: Problem, search: Search) -> Found:
-    """The best of the plans whose largest excess over a bound is least."""
+    """The best of the plans that miss their bounds by the least."""
     bounds = bounds_of(problem)
+    nearest: tuple[float, tuple[Bound, ...]] | None = None
+    for number, bound in enumerate(bounds):
+        others = bounds[:number] + bounds[number + 1 :]
+        found = search.minimise(Query(bound.excess, others))
+        if found is not None and (nearest is None or found.value < nearest[0]):
+            nearest = found.value, (*others, Bound("excess", bound.excess, found.value, 1.0))
+    if nearest is None:
+        nearest = _least_of_all(problem, search, bounds)
+    best = _levels(problem, search, nearest[1])
+    if best is None:
+        raise PlanError(f"stream {problem.stream}", "not even everything on the device has finite figures")
+    return best
 
+
+def _least_of_all(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -> tuple[float, tuple[Bound, ...]]:
     def excess(figures: Figures) -> Floats:
         return functools.reduce(np.maximum, (bound.excess(figures) for bound in bounds))
 
-    nearest = search.minimise(Query(excess, ()))
-    if nearest is None:
-        raise PlanError(f"stream {problem.stream}", "not even everything on the device has finite figures")
-    return _levels(problem, search, (Bound("excess", excess, nearest.value, 1.0),)) or nearest
+    found = search.minimise(Query(excess, ()))
+    least = 0.0 if found is None else found.value
+    return least, (Bound("excess", excess, least, 1.0),)
 
 
 def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -> Found | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.model.graph import INPUT, Block, Cut, ModelGraph, TensorSpec
 from pipeline.plan import Link, Plan, Stage, Tier, TilePlan, TileStack
-from scheduler.bounds import figures_of, measure_of
+from scheduler.bounds import bounds_of, figures_of, measure_of
 from scheduler.cost import evaluate, violations
 from scheduler.objective import Objective
 from scheduler.problem import (
@@ -182,8 +182,9 @@ def _tiled(problem: Problem, plan: Plan) -> Iterator[Plan]:
 class Optimum:
     """What brute force finds."""
 
+    violated: str | None
+    """The bound that is given up; "several" where one is not enough."""
     excess: float
-    """0 where the bounds can be kept."""
     limits: tuple[float, ...]
     """What the best plans are at most, by level of the objective."""
 
@@ -203,14 +204,31 @@ def brute_force(problem: Problem) -> Optimum:
     """The optimum over `every_plan`."""
     plans = list(every_plan(problem))
     costs = [evaluate(problem, plan) for plan in plans]
-    over = [excess(problem, plan, cost) for plan, cost in zip(plans, costs, strict=True)]
-    least = min(over)
-    left = [merits(problem, cost) for cost, own in zip(costs, over, strict=True) if own <= least * SLACK + 1e-15]
+    broken = [violations(problem, plan, cost) for plan, cost in zip(plans, costs, strict=True)]
+    violated, least = _given_up(problem, broken)
+    allowed = {violated} if violated != "several" else set().union(*broken)
+    left = [
+        merits(problem, cost)
+        for cost, own in zip(costs, broken, strict=True)
+        if set(own) <= allowed and max(own.values(), default=0.0) <= least * SLACK + 1e-12
+    ]
     limits = []
     for rank, level in enumerate(problem.objective.levels):
         limits.append(min(values[rank] for values in left) * (1 + level.tolerance) * SLACK + 1e-15)
         left = [values for values in left if values[rank] <= limits[-1]]
-    return Optimum(least, tuple(limits))
+    return Optimum(violated, least, tuple(limits))
+
+
+def _given_up(problem: Problem, broken: list[dict[str, float]]) -> tuple[str | None, float]:
+    """The bound that is missed by the least while all others are kept, and by how much."""
+    if not all(broken):
+        return None, 0.0
+    best: tuple[str, float] | None = None
+    for bound in bounds_of(problem):
+        alone = min((own[bound.name] for own in broken if set(own) == {bound.name}), default=np.inf)
+        if alone < (best[1] if best else np.inf):
+            best = bound.name, alone
+    return best or ("several", min(max(own.values()) for own in broken))
 
 
 __all__ = ["Optimum", "Size", "brute_force", "every_plan", "excess", "merits", "network", "problem"]
