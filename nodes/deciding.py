@@ -54,6 +54,9 @@ class Deciding:
     """NODE=FILE each; `*=FILE` for the nodes that have none of their own."""
     calibration: Path | None = None
     objective: Objective = field(default_factory=lambda: Objective(max_drop=MAX_DROP))
+    tiling: Tiling = field(default_factory=Tiling)
+    incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Of this start; a log is replayed under the one that its header names."""
 
     def resolved(self, config: Path | None) -> Deciding:
         """With what the deployment file says, where one is given."""
@@ -78,7 +81,7 @@ def build_core(deciding: Deciding) -> tuple[SchedulerCore, bytes]:
     """
     graph = read_graph(deciding.graph) if deciding.graph else _graph(deciding)
     settings = StreamSettings(planner=deciding.planner, objective=deciding.objective, plan=_fixed_plan(deciding, graph))
-    config = CoreConfig(secrets.token_hex(8), model=graph.fingerprint, settings=settings)
+    config = CoreConfig(deciding.incarnation, model=graph.fingerprint, settings=settings)
     return SchedulerCore(_advisor(deciding, graph), config), _header(deciding, graph, settings)
 
 
@@ -123,6 +126,7 @@ def _header(deciding: Deciding, graph: ModelGraph, settings: StreamSettings) -> 
         "log": "anabranch events",
         "format": 1,
         "anabranch": version("anabranch"),
+        "scheduler": deciding.incarnation,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "machine": f"{platform.system()} {platform.machine()}",
