@@ -48,6 +48,16 @@ class Grid:
         kernels.to_integers(elements, np.float32(self.origin), np.float32(1 / self.step), out)
         return out
 
+    def steady_codes(self, elements: Floats, last: Integers) -> Integers:
+        """The nearest integers, but the last ones where those are off by no more than one step."""
+        out = np.empty(elements.size, np.int32)
+        kernels.to_steady(elements, np.float32(self.origin), np.float32(1 / self.step), last, out)
+        return out
+
+    def halved(self) -> Grid:
+        """The grid of half the step: what is n here is 2 n there."""
+        return Grid(self.origin, self.step / 2)
+
     def values(self, codes: Integers, name: str) -> Floats:
         """The values at the integers.
 

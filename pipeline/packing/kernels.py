@@ -204,6 +204,17 @@ def to_integers(elements: Floats, origin: float, inverse: float, out: Any) -> No
 
 
 @compiled
+def to_steady(elements: Floats, origin: float, inverse: float, last: Any, out: Any) -> None:
+    """As `to_integers`, but an element that lies within one step of its last integer keeps it."""
+    for i in range(out.size):
+        place = (elements[i] - origin) * inverse
+        if abs(place - np.float32(last[i])) <= np.float32(1):
+            out[i] = last[i]
+        else:
+            out[i] = np.int32(np.floor(place + np.float32(0.5)))
+
+
+@compiled
 def from_integers(codes: Any, origin: float, step: float, out: Floats) -> None:
     """out[i] = origin + step * code[i]."""
     for i in range(out.size):
