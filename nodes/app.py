@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from nodes.commands import bench, cloud, device, edge, link, model, run, scheduler, traces
+from nodes.commands import bench, cloud, device, edge, link, model, run, scheduler, tile, traces
 from pipeline.errors import AnabranchError
 from traces.errors import TraceError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("device")(device.device)
 app.command("edge")(edge.edge)
+app.command("tile")(tile.tile)
 app.command("cloud")(cloud.cloud)
 app.command("scheduler")(scheduler.scheduler)
 app.command("link")(link.link)

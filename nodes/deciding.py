@@ -24,7 +24,7 @@ from scheduler.advisor import NoAdvisor
 from scheduler.catalogue import MeasuredCatalogue
 from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import StreamSettings
-from scheduler.handmade import plan_of
+from scheduler.handmade import Tiling, plan_of, tiled
 from scheduler.objective import Objective
 from scheduler.packing import arithmetic, calibrated
 from scheduler.planners import make
@@ -117,7 +117,8 @@ def _graph(deciding: Deciding) -> ModelGraph:
 def _fixed_plan(deciding: Deciding, graph: ModelGraph) -> Plan | None:
     if deciding.planner != FIXED:
         return None
-    return plan_of(graph, "*", parse_names(deciding.nodes), deciding.cut, deciding.codec)
+    plan = plan_of(graph, "*", parse_names(deciding.nodes), deciding.cut, deciding.codec)
+    return tiled(plan, graph, deciding.tiling)
 
 
 def _header(deciding: Deciding, graph: ModelGraph, settings: StreamSettings) -> bytes:
@@ -125,8 +126,8 @@ def _header(deciding: Deciding, graph: ModelGraph, settings: StreamSettings) -> 
     header = {
         "log": "anabranch events",
         "format": 1,
-        "anabranch": version("anabranch"),
         "scheduler": deciding.incarnation,
+        "anabranch": version("anabranch"),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "machine": f"{platform.system()} {platform.machine()}",

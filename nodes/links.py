@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 
-from pipeline.frames.wire import FrameHeader, Head, Message, Ping, Pong, Probe
+from pipeline.frames.wire import FrameHeader, Head, Message, Ping, Pong, Probe, Tile, TileDone
 from scheduler.reports import LinkReport
 from scheduler.timing import CrossingLog, RoundTrip
 
@@ -42,6 +42,8 @@ class LinkMeter:
                 self._log(header.node).started(header.payload_bytes, received_s)
             elif isinstance(header, FrameHeader) and header.hops:
                 self._log(header.hops[-1].node).finished(message.payload_bytes, received_s, held=held)
+            elif isinstance(header, Tile | TileDone):
+                self._log(header.node).finished(message.payload_bytes, received_s, held=held)
             elif isinstance(header, Probe):
                 self._log(header.node).finished(message.payload_bytes, received_s, probe=True, held=held)
             elif isinstance(header, Pong):

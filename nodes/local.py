@@ -24,7 +24,7 @@ from pipeline.frames.sources import open_source
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier
 from scheduler.catalogue import slowed
-from scheduler.handmade import plan_of
+from scheduler.handmade import Tiling, plan_of, tiled, worker_name
 from scheduler.profile import Profile
 
 READY_TIMEOUT_S = 300.0
@@ -61,10 +61,16 @@ class RunSettings:
     """Trace (file, library name or rate) of each link that is shaped."""
     delay_s: float = 0.0
     """One way, on every shaped link."""
+    tiling: Tiling = field(default_factory=Tiling)
+    """Of the fixed planner's plan."""
 
     def names(self) -> dict[Tier, str]:
         """The node of each tier that takes part."""
         return {tier: f"{tier}-1" for tier in self.tiers}
+
+    def workers(self) -> list[str]:
+        """The tile workers."""
+        return [worker_name(number) for number in range(1, self.tiling.count)]
 
 
 class LocalRun:
@@ -101,7 +107,8 @@ class LocalRun:
         self.model = load_model(self.settings.model, weights=self.settings.weights)
         graph = self.model.captured.graph
         if len(self.settings.tiers) > 1 and self.settings.policy == FIXED:
-            plan_of(graph, "check", self.settings.names(), self.settings.cut, self.settings.codec)
+            plan = plan_of(graph, "check", self.settings.names(), self.settings.cut, self.settings.codec)
+            tiled(plan, graph, self.settings.tiling)
         path = self.settings.run_dir / "model.json"
         path.write_bytes(msgspec.json.encode(graph))
         return path
@@ -122,6 +129,8 @@ class LocalRun:
         for tier in (Tier.CLOUD, Tier.EDGE):
             if tier in names:
                 family.start(names[tier], [tier, *self._node_arguments(tier, address, links)])
+        for worker in self.settings.workers():
+            family.start(worker, ["tile", "--name", worker, *self._machine_arguments(Tier.EDGE, address)])
         arguments = [*self._node_arguments(Tier.DEVICE, address, links), *self._stream_arguments()]
         device = family.start(names[Tier.DEVICE], ["device", *arguments])
         stop = threading.Event()
@@ -154,7 +163,8 @@ class LocalRun:
         """A node died: fatal before the first frame, one line after it."""
         error = failure(child)
         results = self.settings.run_dir / "results.jsonl"
-        if not results.exists() or not results.stat().st_size:
+        is_needed = child.name not in self.settings.workers()
+        if is_needed and (not results.exists() or not results.stat().st_size):
             raise error
         self.console.print(f"warning: {error}", highlight=False)
 
@@ -169,6 +179,8 @@ class LocalRun:
         return [
             "scheduler", "--reports", "tcp://127.0.0.1:*", "--plans", "tcp://127.0.0.1:*", "--graph", str(graph_file),
             "--cut", settings.cut, "--codec", settings.codec, "--nodes", nodes,
+            "--tiles", str(settings.tiling.count), "--tile-stacks", settings.tiling.stacks,
+            "--tile-codec", settings.tiling.codec,
             "--log", str(settings.run_dir / "events.jsonl"), "--planner", settings.policy,
             "--objective", settings.objective, "--max-drop", str(settings.max_drop), *profiles,
             *(["--calibration", str(settings.calibration)] if settings.calibration else []),
@@ -184,11 +196,15 @@ class LocalRun:
         return arguments
 
     def _node_arguments(self, tier: Tier, address: str, links: LocalLinks) -> list[str]:
+        name = self.settings.names()[tier]
+        return ["--name", name, *self._machine_arguments(tier, address), *links.arguments(tier)]
+
+    def _machine_arguments(self, tier: Tier, address: str) -> list[str]:
+        """What a node is told whatever its name; tile workers are as fast as the edge node."""
         settings = self.settings
         arguments = [
-            "--name", settings.names()[tier], "--model", settings.model, "--scheduler", address,
-            "--torch-threads", "1", "--torch-device", settings.torch_device,
-            "--emulate-speed", str(settings.speeds.get(tier, 1.0)), *links.arguments(tier),
+            "--model", settings.model, "--scheduler", address, "--torch-threads", "1",
+            "--torch-device", settings.torch_device, "--emulate-speed", str(settings.speeds.get(tier, 1.0)),
         ]  # fmt: skip
         if settings.weights is not None:
             arguments += ["--weights", str(settings.weights)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import zmq
 
 from nodes.agent import REPORT_INTERVAL_S, Agent, Identity, SchedulerAddress
 from nodes.epochs import EpochStore
+from nodes.links import answer
 from nodes.outlet import Directory, Outlet
 from nodes.sockets import SocketFactory
 from nodes.stage import Deliver, EmulatedSpeed, StageLoop
@@ -42,9 +43,9 @@ class NodeSettings:
     peers: Mapping[str, Endpoints] = field(default_factory=dict)
     """Addresses that go before the ones that the peers announce."""
     torch_device: str = "cpu"
-    emulate_speed: float = 1.0
     layout: Layout | None = None
     """How segments run; None for the fastest, which may differ from node to node, and so may the last bits."""
+    emulate_speed: float = 1.0
     """Fraction of this machine's speed that the node pretends to have."""
     insecure: bool = False
     report_interval_s: float = REPORT_INTERVAL_S
@@ -53,9 +54,12 @@ class NodeSettings:
 class Node:
     """A node with one stage of any plan that names it; the base of device, edge and cloud."""
 
-    tier: Tier
+    tier: Tier | None
+    """None for a tile worker."""
 
-    def __init__(self, settings: NodeSettings, model: LoadedModel, tier: Tier, deliver: Deliver | None = None) -> None:
+    def __init__(
+        self, settings: NodeSettings, model: LoadedModel, tier: Tier | None, deliver: Deliver | None = None
+    ) -> None:
         self.settings = settings
         self.model = model
         self.tier = tier
@@ -65,7 +69,7 @@ class Node:
         self.epochs = EpochStore(self.build, on_change=self.changed)
         outlet = Outlet(settings.name, self.factory, self.directory)
         self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver)
-        self.loop.speed = EmulatedSpeed(settings.emulate_speed)
+        self.speed = EmulatedSpeed(settings.emulate_speed)
         self.stopping = threading.Event()
         self.agent: Agent | None = None
         self._load = LoadMeter()
@@ -107,11 +111,15 @@ class Node:
     def stop(self) -> None:
         """Stop all threads and close all sockets."""
         self.stopping.set()
+        self.close()
         self.loop.stop()
         self.epochs.close()
         if self.agent is not None:
             self.agent.stop()
         self.factory.context.term()
+
+    def close(self) -> None:
+        """Stop what a kind of node has besides; called once, before all else stops."""
 
     def hear(self, command: Command) -> None:
         """Take the scheduler's word."""
@@ -134,7 +142,7 @@ class Node:
 
     def enrich(self, report: Report) -> Report:
         """Add to a bare report all that this node knows."""
-        self.loop.ping_peers()
+        self.ping_peers()
         return msgspec.structs.replace(
             report,
             load=self._load.sample(),
@@ -143,6 +151,14 @@ class Node:
             links=self.loop.links.reports(),
             epochs=self.epochs.readiness(),
         )
+
+    def ping_peers(self) -> None:
+        """Ask every node that sends here for an echo."""
+        self.loop.ping_peers()
+
+    def echo(self, ping: Ping, received_s: float) -> Pong:
+        """The answer to a ping."""
+        return answer(self.name, ping, received_s)
 
     def queues(self) -> tuple[QueueReport, ...]:
         """Depth, bound and drops of every queue in this node."""

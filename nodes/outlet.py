@@ -54,6 +54,10 @@ class Directory:
         """The frames inbox of a node; empty where it is not known."""
         return self._endpoints(node).frames
 
+    def tiles(self, node: str) -> str:
+        """The tiles inbox of a node; empty where it is not known."""
+        return self._endpoints(node).tiles
+
     def results(self, stream: str) -> str:
         """The results inbox of the device that `stream` starts at; empty where it is not known."""
         with self._lock:
@@ -102,6 +106,14 @@ class Outlet:
         else:
             self._send(plan.stages[0].node, self._directory.results(plan.stream), message)
 
+    def send_tile(self, node: str, message: Message, wait: bool = True) -> None:
+        """Send a tile, its output, or what is said about them; without `wait`, only if the peer takes it at once.
+
+        Raises:
+            Undeliverable: the peer is unknown, or does not take it.
+        """
+        self._send(node, self._directory.tiles(node), message, wait)
+
     def notify(self, notice: DropNotice) -> None:
         """Tell the stream's device that a frame is given up; it finds out by itself where this fails."""
         try:
@@ -116,11 +128,11 @@ class Outlet:
         except Undeliverable:
             return
 
-    def _send(self, node: str, endpoint: str, message: Message) -> None:
+    def _send(self, node: str, endpoint: str, message: Message, wait: bool = True) -> None:
         if not endpoint:
             raise Undeliverable(f"node {node}", "its address is not known", "check that it runs and reports")
         socket = self._socket(endpoint)
-        flags = zmq.DONTWAIT if endpoint in self._stuck else 0
+        flags = 0 if wait and endpoint not in self._stuck else zmq.DONTWAIT
         try:
             if message.payload_bytes >= MIN_MESSAGE_BYTES:
                 socket.send_multipart(wire.encode(Message(Head(self._name, message.payload_bytes))), flags)

@@ -60,11 +60,16 @@ class TilePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the edge stage is cut into tiles."""
 
     stacks: tuple[TileStack, ...]
-    """Fused stacks in order; blocks of the stage behind the last one run untiled on the edge node."""
+    """Fused stacks in order; blocks of the stage behind the last one run untiled on the edge node. Empty: the edge
+    node chooses them itself, by its own measurements. Their shares are a first guess: the edge node fits strips to
+    the speeds that it sees."""
     workers: tuple[str, ...]
-    """Node names of the workers; tile number i (row-major) goes to worker i modulo their number."""
+    """Node names of the workers, the edge node first; tile number i (row-major) goes to worker i modulo their number.
+    Any but the edge node may be absent."""
     codec: str = "fp32"
     """Codec of tile inputs and outputs; lossless by default."""
+    open: bool = False
+    """Whether tile workers that are not named take part too, as they come."""
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

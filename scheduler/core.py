@@ -416,7 +416,7 @@ class SchedulerCore:
 
     def _announce(self, state: StreamState) -> None:
         message: Announcement = state.announcement(self.config.scheduler, self._next(), self.registry)
-        self._publish(state.recipients(), message)
+        self._publish(state.recipients(self.registry), message)
 
     def _show(self, now: float) -> None:
         scheduler = self.config.scheduler

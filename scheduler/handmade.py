@@ -3,11 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
 
 from pipeline.errors import PlanError
 from pipeline.model.graph import INPUT, OUTPUT, Cut, ModelGraph, bits
 from pipeline.packing.sessions import open_encoder
-from pipeline.plan import Link, Plan, Stage, Tier
+from pipeline.plan import Link, Plan, Stage, Tier, TilePlan, TileStack
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """What `--tiles` and its kin say."""
+
+    count: int = 0
+    """Machines that compute the edge stage, the edge node among them; 0: no tiles."""
+    stacks: str = ""
+    """Cuts at which fused stacks end, comma-separated; empty: the edge node chooses."""
+    codec: str = "fp32"
+
+    def plan(self, graph: ModelGraph, edge: str) -> TilePlan | None:
+        """The tile plan for an edge node; open to workers that are not named.
+
+        Raises:
+            UnknownCut: a cut that the model does not have.
+            CodecError: a codec that does not exist.
+        """
+        if not self.count:
+            return None
+        open_encoder(self.codec)
+        ends = [graph.cut(name.strip()).name for name in self.stacks.split(",")] if self.stacks else []
+        rows = (1 / max(2, self.count),) * max(2, self.count)
+        workers = (edge, *(worker_name(number) for number in range(1, self.count)))
+        return TilePlan(tuple(TileStack(end, rows) for end in ends), workers, self.codec, open=True)
+
+
+def worker_name(number: int) -> str:
+    """Name of the tile workers that `anabranch run` starts, from 1 on."""
+    return f"tile-{number}"
+
+
+def tiled(plan: Plan, graph: ModelGraph, tiling: Tiling) -> Plan:
+    """`plan` with its edge stage in tiles, as `--tiles` says.
+
+    Raises:
+        UnknownCut: a cut that the model does not have.
+        CodecError: a codec that does not exist.
+        PlanError: there is no edge stage, or a fused stack does not end inside of it.
+    """
+    edge = next((stage for stage in plan.stages if stage.tier is Tier.EDGE), None)
+    if not tiling.count:
+        return plan
+    if edge is None:
+        raise PlanError(plan.label, "tiles without an edge stage", "let the edge take part")
+    tiles = tiling.plan(graph, edge.node)
+    start, end = plan.span(plan.stages.index(edge), graph)
+    for stack in tiles.stacks if tiles is not None else ():
+        cut = graph.cut(stack.until)
+        if not start.before(cut) or not cut.before(end):
+            raise PlanError(plan.label, f"stack end {cut.name} is not between {start.name} and {end.name}")
+        start = cut
+    return msgspec.structs.replace(plan, tiles=tiles)
 
 
 def plan_of(

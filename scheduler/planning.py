@@ -123,7 +123,10 @@ class PlanDesk:
         )
 
     def _plan_fixed(self, state: StreamState, outlook: Outlook) -> None:
-        """Publish the given plan as soon as its nodes are there; name those that do not come."""
+        """Publish the given plan as soon as its nodes are there; name those that do not come.
+
+        Tile workers are waited for a while only: the plan works without them.
+        """
         plan, now = state.settings.plan, outlook.now
         problem = _misfit(plan, state)
         if plan is None or problem:
@@ -136,10 +139,13 @@ class PlanDesk:
         missing = [name for name in participants(plan) if not outlook.registry.usable(name)]
         if missing:
             since = state.missing_since_s = now if state.missing_since_s is None else state.missing_since_s
-            if now - since >= self._config.missing_s:
-                names = ", ".join(missing)
+            needed = [name for name in missing if name in plan.nodes]
+            if now - since < self._config.missing_s:
+                return
+            if needed:
+                names = ", ".join(needed)
                 self._complain(state, f"the fixed plan names {names}: not there; start it or change the plan", now)
-            return
+                return
         state.missing_since_s = None
         self._complain(state, "", now)
         self._prepare(state, plan, "the fixed plan", {}, now)

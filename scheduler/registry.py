@@ -99,6 +99,12 @@ class Registry:
         record = self._nodes.get(name)
         return record is not None and record.usable
 
+    def workers(self, model: str) -> tuple[str, ...]:
+        """Names of usable tile workers that hold the network with that fingerprint."""
+        return tuple(
+            each.name for each in self if each.report.tier is None and each.usable and each.report.model == model
+        )
+
     def heard(self, report: Report, now: float) -> Heard:
         """Take a report's identity and keep it, unless it is stale or not welcome."""
         record = self._nodes.get(report.node)

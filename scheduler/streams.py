@@ -47,6 +47,9 @@ class Nodes(Protocol):
     def usable(self, name: str) -> bool:
         """Whether it is alive and not refused."""
 
+    def workers(self, model: str) -> tuple[str, ...]:
+        """Usable tile workers that hold the network with that fingerprint."""
+
 
 @dataclass
 class Prepared:
@@ -289,12 +292,10 @@ class StreamState:
     # --- what the nodes are told ---------------------------------------------------------------------------
 
     def waiting_for(self, nodes: Nodes, scheduler: str) -> list[str]:
-        """Nodes that are not ready for the prepared plan yet; dead tile workers are not waited for."""
+        """Nodes that are not ready for the prepared plan yet; tile workers are the edge node's own concern."""
         if self.prepared is None:
             return []
-        plan = self.prepared.plan
-        needed = [name for name in participants(plan) if name in plan.nodes or nodes.usable(name)]
-        return [name for name in needed if not self._ready(nodes.get(name), scheduler)]
+        return [name for name in self.prepared.plan.nodes if not self._ready(nodes.get(name), scheduler)]
 
     def _ready(self, node: NodeRecord | None, scheduler: str) -> bool:
         if node is None or self.prepared is None or not node.usable:
@@ -312,7 +313,7 @@ class StreamState:
         """A node that refuses the prepared plan, and why."""
         if self.prepared is None or self.prepared.announced is None:
             return None
-        for name in participants(self.prepared.plan):
+        for name in self.prepared.plan.nodes:
             node = nodes.get(name)
             if node is None or node.report.scheduler != scheduler or node.report.heard < self.prepared.announced:
                 continue
@@ -345,12 +346,14 @@ class StreamState:
             reason=self.reason if prepared is None else prepared.reason,
         )
 
-    def recipients(self) -> tuple[str, ...]:
-        """Everyone that has a part in a plan that must stay runnable."""
-        return tuple(dict.fromkeys([self.device, *(name for plan in self.plans for name in participants(plan))]))
+    def recipients(self, nodes: Nodes) -> tuple[str, ...]:
+        """Everyone that has a part in a plan that must stay runnable, or may take one."""
+        named = (name for plan in self.plans for name in participants(plan))
+        is_open = any(plan.tiles is not None and plan.tiles.open for plan in self.plans)
+        return tuple(dict.fromkeys([self.device, *named, *(nodes.workers(self.model) if is_open else ())]))
 
     def _peers(self, nodes: Nodes) -> dict[str, Endpoints]:
-        found = ((name, nodes.get(name)) for name in self.recipients())
+        found = ((name, nodes.get(name)) for name in self.recipients(nodes))
         return {name: node.report.endpoints for name, node in found if node is not None and node.alive}
 
     def _oldest(self) -> int:

@@ -89,3 +89,12 @@ def from_file(config: Path | None, name: str, tier: str) -> tuple[Deployment, No
     if node.tier != tier:
         raise ConfigError(f"node {name}", f"is of tier {node.tier} in {config}", f"use `anabranch {node.tier}`")
     return deployment, node
+
+
+Tiles = Annotated[
+    int, typer.Option(help="Machines that share the edge stage in tiles, the edge node among them; 0: no tiles.", min=0)
+]
+TileStacks = Annotated[
+    str, typer.Option(help="Cuts at which fused stacks end, comma-separated; empty: the edge node chooses.")
+]
+TileCodec = Annotated[str, typer.Option(help="Codec of tiles on their way.")]

@@ -15,6 +15,7 @@ from nodes.deciding import MAX_DROP
 from nodes.local import LocalRun, RunSettings, default_run_dir
 from nodes.parsing import parse_links, parse_speeds, parse_tiers
 from nodes.report_view import summary_table
+from scheduler.handmade import Tiling
 from traces.units import parse_time_s
 
 
@@ -28,6 +29,9 @@ def run(
     cut: Annotated[str, typer.Option(help="Where each part but the last ends, comma-separated; empty: even.")] = "",
     codec: Annotated[str, typer.Option(help="Codec of every link, or one per link.")] = "fp32",
     tiers: Annotated[str, typer.Option(help="Which tiers take part.")] = "device,edge,cloud",
+    tiles: opt.Tiles = 0,
+    tile_stacks: opt.TileStacks = "",
+    tile_codec: opt.TileCodec = "fp32",
     emulate_speed: Annotated[
         str, typer.Option(help="Emulate slower nodes: device=0.25,edge=0.5 of this machine's speed.")
     ] = "",
@@ -50,12 +54,14 @@ def run(
 
         anabranch run --source scene: --frames 300
 
+        anabranch run --source video.mp4 --tiers device,edge --tiles 2
+
         anabranch run --source video.mp4 --model pytorchcv.models.resnet:resnet18 --annotate out.mp4
     """
     settings = RunSettings(
         source, run_dir or default_run_dir(model), model, weights, labels, frames, admit, annotate, cut, codec,
         parse_tiers(tiers), parse_speeds(emulate_speed), torch_device, policy, objective, max_drop, calibration,
-        parse_links(trace or ()), parse_time_s(delay),
+        parse_links(trace or ()), parse_time_s(delay), Tiling(tiles, tile_stacks, tile_codec),
     )  # fmt: skip
     console = Console(stderr=json)
     summary = LocalRun(settings, console).run()

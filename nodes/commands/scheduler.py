@@ -14,6 +14,7 @@ from nodes.config import read_deployment
 from nodes.deciding import MAX_DROP, Deciding, build_core
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.sockets import SocketFactory
+from scheduler.handmade import Tiling
 from scheduler.objective import Objective
 from scheduler.service import EventLog, SchedulerService
 
@@ -36,6 +37,9 @@ def scheduler(
     calibration: Annotated[Path | None, typer.Option(help="What packing costs, from `anabranch calibrate`.")] = None,
     objective: opt.Goals = "throughput,latency",
     max_drop: opt.MaxDrop = MAX_DROP,
+    tiles: opt.Tiles = 0,
+    tile_stacks: opt.TileStacks = "",
+    tile_codec: opt.TileCodec = "fp32",
     log: Annotated[Path | None, typer.Option(help="Write all events and decisions here (events.jsonl).")] = None,
     config: opt.Config = None,
     insecure: opt.Insecure = False,
@@ -47,7 +51,7 @@ def scheduler(
     """
     deciding = Deciding(
         model, weights, graph, planner, cut, codec, nodes, tuple(profile or ()), calibration,
-        Objective.parse(objective, max_drop=max_drop),
+        Objective.parse(objective, max_drop=max_drop), Tiling(tiles, tile_stacks, tile_codec),
     ).resolved(config)  # fmt: skip
     if config is not None:
         deployment = read_deployment(config)

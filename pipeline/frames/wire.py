@@ -23,6 +23,9 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_TENSOR_BYTES = 256 * 1024 * 1024
 """Bound on one tensor's raw size, and on one message part: the largest activation of the known networks is 13 MB."""
 
+MAX_TILE_TASKS = 128
+"""Tiles of one worker over all fused stacks of one plan."""
+
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Dimension = Annotated[int, Meta(ge=0, lt=1 << 31)]
@@ -84,6 +87,77 @@ class FrameHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     """Every temporal encoder on the way shall send a key frame."""
 
 
+CutName = Annotated[str, Meta(min_length=1, max_length=2048)]
+"""Names of cuts; where several blocks are maximal, they are joined."""
+
+Edges = tuple[Dimension, Dimension]
+"""First position of an axis, and the one behind the last."""
+
+
+class TileTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tile of one fused stack."""
+
+    start: CutName
+    """Where the stack begins."""
+    end: CutName
+    rows: Edges
+    """Of the maps at the stack's end."""
+    columns: Edges
+
+
+class TileOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="tile-order"):
+    """Tells a tile worker what to build and to warm; without tasks, it only asks for a sign of life."""
+
+    node: Name
+    """The edge node that asks; the answer goes to its tiles inbox."""
+    model: Name
+    order: Count
+    """Random, so that an edge node that starts anew is never taken at an old order's word."""
+    codec: Annotated[str, Meta(min_length=1, max_length=32)]
+    """Of the tiles' float tensors, both ways; all others travel as `fp32`."""
+    tasks: Annotated[tuple[TileTask, ...], Meta(max_length=MAX_TILE_TASKS)] = ()
+
+
+class TileReady(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="tile-ready"):
+    """A worker's answer to an order."""
+
+    node: Name
+    order: Count
+    seconds: Annotated[tuple[Seconds, ...], Meta(max_length=MAX_TILE_TASKS)] = ()
+    """What each task took on a map of zeros."""
+    refused: Annotated[str, Meta(max_length=512)] = ""
+    """Why the order cannot be carried out; empty where it can."""
+
+
+class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="tile"):
+    """One tile's input, on its way to a worker."""
+
+    node: Name
+    """The edge node that asks."""
+    stream: Name
+    epoch: Count
+    order: Count
+    task: Annotated[int, Meta(ge=0, lt=MAX_TILE_TASKS)]
+    """Position in the order's tasks."""
+    ticket: Count
+    """Unique for this edge node: the same frame's other tiles, and other attempts, have others."""
+    tensors: Annotated[tuple[TensorHeader, ...], Meta(max_length=64)]
+
+
+class TileDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="tile-done"):
+    """One tile's output, on its way back."""
+
+    node: Name
+    """The worker."""
+    ticket: Count
+    spent_s: Seconds
+    """From the last byte received to the answer's first byte sent, by the worker's own clock."""
+    compute_s: Seconds
+    tensors: Annotated[tuple[TensorHeader, ...], Meta(max_length=64)] = ()
+    refused: Annotated[str, Meta(max_length=512)] = ""
+    """Why there is no output; the edge node computes the tile itself."""
+
+
 class DropNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="drop"):
     """Tells the device that an admitted frame will have no result from this attempt."""
 
@@ -132,7 +206,10 @@ REASONS = ("unknown-epoch", "model-mismatch", "bad-message", "codec", "need-key"
 """Why a node gives up a frame: no segment for its epoch, other weights, a header that contradicts the model, a
 buffer that its codec refuses, a missing temporal reference, a peer that takes nothing, a failed operator, a stop."""
 
-Header = FrameHeader | DropNotice | Head | Ping | Pong | Probe
+Header = FrameHeader | DropNotice | Head | Ping | Pong | Probe | Tile | TileDone | TileOrder | TileReady
+
+Carrier = FrameHeader | Tile | TileDone
+"""The headers that describe tensors."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Header)
@@ -181,7 +258,7 @@ def decode(parts: Sequence[Buffer]) -> Message:
         if len(buffers) != 1 or memoryview(buffers[0]).nbytes > MAX_PROBE_BYTES:
             raise WireError("probe", f"not one buffer of at most {MAX_PROBE_BYTES} bytes")
     else:
-        _check_buffers(header.tensors if isinstance(header, FrameHeader) else (), buffers)
+        _check_buffers(header.tensors if isinstance(header, Carrier) else (), buffers)
     return Message(header, buffers)
 
 
@@ -198,19 +275,18 @@ def _check_buffers(tensors: Sequence[TensorHeader], buffers: Sequence[Buffer]) -
 
 
 def check_tensors(message: Message, expected: Sequence[TensorSpec]) -> None:
-    """Hold a frame's tensors against what the receiver's own graph says must cross.
-
-    Shapes may differ in the batch dimension alone.
+    """Hold a frame's or a tile's tensors against what the receiver's own graph says must come.
 
     Raises:
         WireError: other names, dtypes or shapes.
     """
     header = message.header
-    if not isinstance(header, FrameHeader):
-        raise WireError("message", f"a {type(header).__name__} where a frame belongs")
+    if not isinstance(header, Carrier):
+        raise WireError("message", f"a {type(header).__name__} where tensors belong")
+    label = f"frame {header.frame}" if isinstance(header, FrameHeader) else f"tile {header.ticket}"
     if [tensor.name for tensor in header.tensors] != [spec.name for spec in expected]:
         raise WireError(
-            f"frame {header.frame}",
+            label,
             f"brings {[tensor.name for tensor in header.tensors]}, the cut has {[spec.name for spec in expected]}",
         )
     for tensor, spec in zip(header.tensors, expected, strict=True):

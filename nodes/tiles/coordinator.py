@@ -1,0 +1,352 @@
+"""The edge stage as several machines compute it: split, send, compute the own share, collect, merge."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import zmq
+from torch import Tensor
+
+from nodes.outlet import Directory, Outlet
+from nodes.sockets import SocketFactory
+from nodes.stage import EmulatedSpeed
+from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Part, Running, Step, TiledStep, WholeStep
+from nodes.tiles.post import Post, Request, try_codec
+from nodes.tiles.roster import Roster
+from pipeline.errors import AnabranchError, CodecError
+from pipeline.frames.wire import Tile, TileOrder, TileTask
+from pipeline.model.capture import CapturedModel
+from pipeline.packing import codec
+from pipeline.packing.temporal import Temporal
+from pipeline.plan import Plan, TilePlan
+from pipeline.stage import StageProgram, assemble
+from scheduler.commands import Announcement
+from scheduler.reports import Endpoints
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.25
+"""How often workers that are out are looked at, and speeds compared with those that the layout was made for."""
+
+REFIT = 0.1
+"""A worker's speed, relative to the edge node's, that moved by more than this share asks for other strips."""
+
+RECHOOSE = 1.5
+"""A speed that moved by more than this factor asks for other stacks."""
+
+REFIT_PAUSE_S = 2.0
+"""Time between two layouts that only speeds asked for; windows fill anew meanwhile."""
+
+PAUSE_FACTOR = 10.0
+"""That time is at least so many times what making the last layout took: at most a tenth of a core goes there."""
+
+READY_TIMEOUT_S = 20.0
+"""How long a worker may take to build and to warm its tiles; Inception-v4's take seconds on a busy machine."""
+
+FIRST_LAYOUT_TIMEOUT_S = 20.0
+"""How long the plan's readiness waits for the first layout with workers (below the scheduler's own limit of 30 s)."""
+
+FIRST_ROUNDS = 3
+"""Layouts made one after the other when a stage is new: the first is fitted to no more than a guess of the speeds."""
+
+
+@dataclass
+class Tally:
+    """Modelled and measured seconds of one frame, by who computed."""
+
+    work_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    compute_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, worker: str, work_s: float, compute_s: float) -> None:
+        """Enter a tile or a run of blocks."""
+        self.work_s[worker] += work_s
+        self.compute_s[worker] += compute_s
+
+
+class TiledStage:
+    """An edge stage whose layout may change between any two frames."""
+
+    def __init__(self, plan: Plan, tiles: TilePlan, maker: LayoutMaker, coordinator: Coordinator) -> None:
+        self.plan, self.tiles, self.maker = plan, tiles, maker
+        self.settled = threading.Event()
+        """Set when the first layout with workers runs, or there are none."""
+        self.frames = 0
+        self.layout = maker.alone(coordinator.roster.own)
+        self.made_s = float("-inf")
+        self.pause_s = 0.0
+        self.looked_at = 0
+        """`frames` when the layout was last looked at: a stage that nobody uses is left alone."""
+        self._post, self._roster, self._speed = coordinator.post, coordinator.roster, coordinator.speed
+
+    @property
+    def allowed(self) -> tuple[str, ...] | None:
+        """Names that may take part; None for all."""
+        return None if self.tiles.open else self.tiles.workers
+
+    def compute(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One frame: tensors that cross the stage's first cut to those that cross its last one."""
+        layout, tally = self.layout, Tally()
+        self.frames += 1
+        for step in layout.steps:
+            if isinstance(step, TiledStep):
+                tensors = self._tiled(layout, step, tensors, tally)
+            else:
+                tensors = self._whole(step, tensors, tally)
+        now = time.monotonic()
+        for worker in tally.work_s:
+            self._roster.computed(worker, tally.work_s[worker], tally.compute_s[worker], now)
+        return tensors
+
+    def _whole(self, step: WholeStep, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
+        begin = time.monotonic()
+        made = self._speed.around(step.segment.run)(tensors)
+        tally.add(self._roster.own, step.work_s, time.monotonic() - begin)
+        return made
+
+    def _tiled(self, layout: Layout, step: TiledStep, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
+        stack, regions = step.stack, [part.region for part in step.parts]
+        inputs = stack.split(tensors, regions)
+        requests = {
+            number: self._request(layout, part, inputs[number])
+            for number, part in enumerate(step.parts)
+            if part.worker != self._roster.own and self._roster.is_ready(part.worker)
+        }
+        tiles: list[Mapping[str, Tensor]] = [{}] * len(step.parts)
+        for number, part in enumerate(step.parts):
+            if number not in requests:
+                tiles[number] = self._own(step, part, inputs[number], tally)
+        for number, request in requests.items():
+            outputs, part = self._post.collect(request), request.part
+            if outputs is not None:
+                tally.add(part.worker, part.work_s, request.compute_s)
+            tiles[number] = outputs or self._own(step, part, inputs[number], tally)
+        return stack.complete(tensors, stack.merge(regions, tiles))
+
+    def _request(self, layout: Layout, part: Part, tensors: dict[str, Tensor]) -> Request:
+        now = time.monotonic()
+        header = Tile(
+            self._roster.own, self.plan.stream, self.plan.epoch, layout.order, part.task, self._post.ticket(), ()
+        )
+        deadline_s = now + self._roster.deadline_s(part.worker, part.predicted_s)
+        request = Request(part, header, self.tiles.codec, tensors, now, deadline_s)
+        self._post.request(request)
+        return request
+
+    def _own(self, step: TiledStep, part: Part, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
+        begin = time.monotonic()
+        made = self._speed.around(lambda given: step.stack.run_tile(part.region, given))(tensors)
+        tally.add(self._roster.own, part.work_s, time.monotonic() - begin)
+        return made
+
+
+class Coordinator:
+    """Keeps the layouts of all tiled stages of one edge node fitted to the workers that there are."""
+
+    def __init__(self, name: str, captured: CapturedModel, factory: SocketFactory, directory: Directory) -> None:
+        self.captured = captured
+        self.roster = Roster(name)
+        self.speed = EmulatedSpeed()
+        self._kick = threading.Event()
+        self._stopping = threading.Event()
+        self.post = Post(name, Outlet(name, factory, directory), self.roster, self._kick.set)
+        self._stages: weakref.WeakSet[TiledStage] = weakref.WeakSet()
+        self._thread = threading.Thread(target=self._run, name=f"{name} tile layouts", daemon=True)
+        self._started = False
+
+    def start(self, inbox: zmq.Socket[bytes]) -> None:
+        """Start the threads; `inbox` takes the workers' answers."""
+        self.post.start(inbox)
+        self._started = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the threads; stages compute alone from then on."""
+        self._stopping.set()
+        self._kick.set()
+        self.post.stop()
+        if self._started:
+            self._thread.join(timeout=60)
+
+    @property
+    def stages(self) -> tuple[TiledStage, ...]:
+        """The tiled stages that can be run."""
+        return tuple(self._stages)
+
+    def hear(self, command: Announcement) -> None:
+        """Take who is alive."""
+        if self.roster.see(command.stream, (name for name, each in command.peers.items() if _is_worker(each))):
+            self._kick.set()
+
+    def build(self, plan: Plan, tiles: TilePlan, hop: int, how: Running) -> StageProgram:
+        """The stage program of a tiled plan; waits until its workers are ready too, for a limited time.
+
+        Raises:
+            PlanError: a stack of the plan cannot be tiled.
+            UnknownCut: the plan names a cut that the model does not have.
+            CodecError: a codec that cannot carry tiles.
+        """
+        plan.check(self.captured.graph)
+        _check_codec(tiles.codec)
+        start, end = plan.span(hop, self.captured.graph)
+        stage = TiledStage(plan, tiles, LayoutMaker(self.captured, start, end, tiles, how), self)
+        for step in stage.layout.steps:
+            _warm(step, self.roster.own)
+        if self._started:
+            self._stages.add(stage)
+            self._kick.set()
+            stage.settled.wait(FIRST_LAYOUT_TIMEOUT_S)
+        return assemble(self.captured, plan, hop, stage.compute)
+
+    # --- the layouts' thread
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._kick.wait(TICK_S)
+            self._kick.clear()
+            self._ask_for_signs()
+            for stage in list(self._stages):
+                try:
+                    self._look_at(stage)
+                except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
+                    logger.warning("%s: no new layout: %s", stage.plan.label, error)
+                    stage.settled.set()
+        for stage in list(self._stages):
+            stage.settled.set()
+
+    def _ask_for_signs(self) -> None:
+        for name in self.roster.due(time.monotonic()):
+            self.post.order(name, self._order(secrets.randbits(60), "fp32", ()))
+
+    def _order(self, number: int, codec_name: str, tasks: tuple[TileTask, ...]) -> TileOrder:
+        return TileOrder(self.roster.own, self.captured.graph.fingerprint, number, codec_name, tasks)
+
+    def _look_at(self, stage: TiledStage) -> None:
+        """Give a stage another layout where one is due."""
+        is_new = not stage.settled.is_set()
+        if not is_new and stage.looked_at == stage.frames:
+            return
+        stage.looked_at = stage.frames
+        if is_new:
+            self._await_first_signs(stage)
+        for _ in range(FIRST_ROUNDS if is_new else 1):
+            begin = time.monotonic()
+            found = self._due(stage, begin)
+            if found is None:
+                break
+            if self._prepare(stage, found):
+                stage.layout, stage.made_s = found, time.monotonic()
+                stage.pause_s = max(REFIT_PAUSE_S, PAUSE_FACTOR * (stage.made_s - begin))
+                logger.info("%s: %s", stage.plan.label, describe(found))
+        stage.settled.set()
+
+    def _await_first_signs(self, stage: TiledStage) -> None:
+        """Workers that are there when a stage is new have a moment to answer."""
+        until_s = time.monotonic() + 1.0
+        while time.monotonic() < until_s and not self._stopping.is_set():
+            if not self.roster.expects(stage.plan.stream, stage.allowed):
+                return
+            self._ask_for_signs()
+            self._kick.wait(0.02)
+            self._kick.clear()
+
+    def _due(self, stage: TiledStage, now: float) -> Layout | None:
+        """The layout to change to; None where the present one will do."""
+        layout, roster = stage.layout, self.roster
+        crew = roster.crew(stage.plan.stream, stage.allowed)
+        for name in crew[1:]:
+            if name not in layout.tasks:
+                roster.doubt(name, now)
+        conditions = Conditions(crew, {name: roster.speed(name) for name in crew}, roster.goodput_bps())
+        if set(crew) != set(layout.crew):
+            return self._made(stage, conditions, anew=True)
+        moved = _moved(layout, conditions)
+        if moved <= REFIT or (stage.settled.is_set() and now - stage.made_s < stage.pause_s):
+            return None
+        return self._made(stage, conditions, anew=moved > RECHOOSE - 1)
+
+    def _made(self, stage: TiledStage, conditions: Conditions, anew: bool) -> Layout | None:
+        maker, present = stage.maker, stage.layout
+        try:
+            found = maker.choose(conditions) if anew else maker.refit(conditions, present.pieces)
+        except AnabranchError as error:
+            logger.warning("%s: no layout for %s: %s", stage.plan.label, ", ".join(conditions.crew), error)
+            stage.layout = replace(present, crew=conditions.crew)
+            return None
+        if found.pieces == present.pieces and found.tasks == present.tasks:
+            stage.layout = replace(present, crew=conditions.crew, speeds=found.speeds)
+            return None
+        return found
+
+    def _prepare(self, stage: TiledStage, layout: Layout) -> bool:
+        """Have everybody build and warm their tiles, while the old layout runs; False where one does not."""
+        for worker, tasks in layout.tasks.items():
+            self.post.order(worker, self._order(layout.order, stage.tiles.codec, tasks))
+        for step in layout.steps:
+            _warm(step, self.roster.own)
+            for part in step.parts if isinstance(step, TiledStep) else ():
+                try_codec((*part.inputs, *part.outputs), stage.tiles.codec)
+        ready = [self._is_prepared(stage, layout, worker) for worker in layout.tasks]
+        return all(ready)
+
+    def _is_prepared(self, stage: TiledStage, layout: Layout, worker: str) -> bool:
+        until_s = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < until_s and not self._stopping.is_set():
+            if worker not in self.roster.crew(stage.plan.stream, stage.allowed):
+                return False
+            ready = self.post.ready(layout.order, worker, TICK_S)
+            if ready is not None and ready.refused:
+                logger.warning("%s refuses its tiles: %s", worker, ready.refused)
+                break
+            if ready is not None:
+                if not self.roster.is_known(worker):
+                    self.roster.computed(worker, layout.work_s(worker), sum(ready.seconds), time.monotonic())
+                return True
+        self.roster.missed(worker, time.monotonic())
+        return False
+
+
+def describe(layout: Layout) -> str:
+    """A layout in words."""
+    shares = {name: layout.work_s(name) for name in layout.crew}
+    total = sum(shares.values())
+    if not layout.merges or not total:
+        return "untiled"
+    return f"{layout.merges} fused stacks, " + ", ".join(f"{name} {part / total:.0%}" for name, part in shares.items())
+
+
+def _is_worker(endpoints: Endpoints) -> bool:
+    """Whether a peer computes tiles for others: an edge node has an inbox for its own tiles' answers, too."""
+    return bool(endpoints.tiles) and not endpoints.frames
+
+
+def _moved(layout: Layout, conditions: Conditions) -> float:
+    """By how much a speed differs most from what the layout was made for, the edge node's own as the measure."""
+    own = conditions.crew[0]
+    ratios = [
+        (conditions.speeds[name] / conditions.speeds[own]) / (layout.speeds[name] / layout.speeds[own])
+        for name in conditions.crew
+    ]
+    return max(max(ratio, 1 / ratio) for ratio in ratios) - 1
+
+
+def _warm(step: Step, own: str) -> None:
+    if isinstance(step, WholeStep):
+        step.segment.warm(1)
+        return
+    for part in step.parts:
+        if part.worker == own:
+            step.stack.warm(part.region, 1)
+
+
+def _check_codec(name: str) -> None:
+    if isinstance(codec.get(name), Temporal):
+        raise CodecError(
+            f"codec {name}", "compares frames, and tiles may go to another worker", "use one that does not"
+        )

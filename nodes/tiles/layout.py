@@ -1,0 +1,270 @@
+"""Layouts: which worker computes which tile of which fused stack, under one set of speeds."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import PlanError
+from pipeline.frames.wire import TileTask
+from pipeline.model.capture import CapturedModel
+from pipeline.model.graph import Cut, TensorSpec
+from pipeline.model.layouts import Layout as MemoryLayout
+from pipeline.model.segment import Segment
+from pipeline.packing.plain import DTYPES
+from pipeline.plan import TilePlan, TileStack
+from pipeline.tiling.analysis import analysis_of
+from pipeline.tiling.crew import Crew
+from pipeline.tiling.execute import TiledStack
+from pipeline.tiling.fuse import choose_stacks, waists_between
+from pipeline.tiling.halo import StackCosts, StackReach
+from pipeline.tiling.regions import Interval, Region, boundaries, grid, shares_of
+from pipeline.tiling.shares import strips_for
+
+TIMED_RUNS = 3
+"""Runs of each piece when the blocks are timed; the fastest counts, for the rest is other processes' doing."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tile of a stack, and who computes it."""
+
+    region: Region
+    worker: str
+    task: int
+    """Position in the order that its worker got."""
+    work_s: float
+    """Modelled seconds on a node of speed 1."""
+    predicted_s: float
+    """Turn-around: computing and crossing, there and back."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class TiledStep:
+    """A fused stack, computed side by side."""
+
+    stack: TiledStack
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """Blocks that the edge node computes untiled."""
+
+    segment: Segment
+    work_s: float
+
+
+Step = TiledStep | WholeStep
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to compute an edge stage."""
+
+    order: int
+    crew: tuple[str, ...]
+    """Who was there when it was made, the edge node first; some may have no tile in it."""
+    speeds: Mapping[str, float]
+    steps: tuple[Step, ...]
+    pieces: tuple[tuple[Cut, Cut, TileStack], ...]
+    tasks: Mapping[str, tuple[TileTask, ...]]
+    """By worker, the edge node left out."""
+
+    def work_s(self, worker: str) -> float:
+        """Modelled seconds of all of a worker's tasks, on a node of speed 1."""
+        tiled = (step for step in self.steps if isinstance(step, TiledStep))
+        return sum(part.work_s for step in tiled for part in step.parts if part.worker == worker)
+
+    @property
+    def merges(self) -> int:
+        """Number of fused stacks."""
+        return sum(isinstance(step, TiledStep) for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a layout is made for."""
+
+    crew: tuple[str, ...]
+    speeds: Mapping[str, float]
+    goodput_bps: float
+
+    def model(self, block_s: Mapping[str, float]) -> Crew:
+        """As the cost model takes it."""
+        return Crew(tuple(self.speeds[name] for name in self.crew), block_s, self.goodput_bps)
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the edge node runs its own part."""
+
+    torch_device: str = "cpu"
+    """For what is untiled; tiles run on the CPU."""
+    layout: MemoryLayout | None = None
+
+
+class LayoutMaker:
+    """Makes the layouts of one edge stage. Not to be used by two threads at once.
+
+    Raises:
+        PlanError: a stack of the plan cannot be tiled, or does not lie in the stage.
+        UnknownCut: the plan names a cut that the model does not have.
+    """
+
+    def __init__(self, captured: CapturedModel, start: Cut, end: Cut, tiles: TilePlan, how: Running) -> None:
+        self.captured, self.start, self.end, self.tiles = captured, start, end, tiles
+        self._how = how
+        self._segments: dict[tuple[str, str], Segment] = {}
+        self._stacks: dict[tuple[str, str], TiledStack] = {}
+        self._costs: dict[tuple[str, str], StackCosts] = {}
+        self._given = self._check(tiles.stacks)
+        self.block_s = block_seconds(captured, start, end)
+
+    def alone(self, own: str) -> Layout:
+        """Everything on the edge node, untiled."""
+        piece = (self.start, self.end, TileStack(self.end.name))
+        return self._layout(Conditions((own,), {own: 1.0}, 1e9), (piece,))
+
+    def choose(self, conditions: Conditions) -> Layout:
+        """The best layout for a crew: the plan's stacks, or the fastest ones where the plan leaves them open."""
+        if len(conditions.crew) == 1:
+            return self.alone(conditions.crew[0])
+        if self._given:
+            return self.refit(conditions, self._given)
+        choice = choose_stacks(self.captured, self.start, self.end, conditions.model(self.block_s))
+        return self._layout(conditions, tuple((piece.start, piece.end, piece.stack) for piece in choice.pieces))
+
+    def refit(self, conditions: Conditions, pieces: Sequence[tuple[Cut, Cut, TileStack]]) -> Layout:
+        """The same stacks, with strips that fit other speeds; a 2-D grid stays as it is."""
+        model = conditions.model(self.block_s)
+        fitted = []
+        for start, end, stack in pieces:
+            if len(stack.rows) > 1 and len(stack.columns) == 1:
+                costs = self._costs_of(start, end)
+                count = min(len(conditions.crew), costs.size[0])
+                strips = strips_for(costs, model, count) if count > 1 else (Interval(0, costs.size[0]),)
+                stack = TileStack(stack.until, shares_of(strips, costs.size[0]))
+            fitted.append((start, end, stack))
+        return self._layout(conditions, tuple(fitted))
+
+    def _check(self, stacks: Sequence[TileStack]) -> tuple[tuple[Cut, Cut, TileStack], ...]:
+        """The plan's stacks with their cuts, each tileable; the rest of the stage behind them."""
+        found, start = [], self.start
+        for stack in stacks:
+            end = self.captured.graph.cut(stack.until)
+            if not start.before(end) or not end.before(self.end):
+                raise PlanError(f"tile stack ..{end.name}", f"not between {start.name} and {self.end.name}")
+            if len(stack.rows) * len(stack.columns) > 1:
+                boundaries(stack.columns, self._stack(start, end).size[1])
+            found.append((start, end, stack))
+            start = end
+        if found and start.mask != self.end.mask:
+            found.append((start, self.end, TileStack(self.end.name)))
+        return tuple(found)
+
+    def _layout(self, conditions: Conditions, pieces: tuple[tuple[Cut, Cut, TileStack], ...]) -> Layout:
+        tasks: dict[str, list[TileTask]] = {name: [] for name in conditions.crew[1:]}
+        steps = tuple(self._step(conditions, tasks, *piece) for piece in pieces)
+        given = {name: tuple(each) for name, each in tasks.items() if each}
+        return Layout(secrets.randbits(60), conditions.crew, dict(conditions.speeds), steps, pieces, given)
+
+    def _step(
+        self, conditions: Conditions, tasks: dict[str, list[TileTask]], start: Cut, end: Cut, shares: TileStack
+    ) -> Step:
+        if len(shares.rows) * len(shares.columns) == 1:
+            names = [block.name for block in self.captured.graph.between(start, end)]
+            return WholeStep(self._segment(start, end), sum(self.block_s[name] for name in names))
+        stack, costs = self._stack(start, end), self._costs_of(start, end)
+        rows, columns = (
+            boundaries(each, size) for each, size in zip((shares.rows, shares.columns), costs.size, strict=True)
+        )
+        work = (costs.seconds.of(rows, columns) + costs.fixed_s).ravel().tolist()
+        crossing = (costs.bytes_in.of(rows, columns) + costs.bytes_out.of(rows, columns)).ravel().tolist()
+        parts = []
+        for number, region in enumerate(grid(rows, columns)):
+            worker = conditions.crew[number % len(conditions.crew)]
+            own = tasks.get(worker, [])
+            predicted_s = work[number] / conditions.speeds[worker] + crossing[number] * 8 / conditions.goodput_bps
+            parts.append(Part(region, worker, len(own), work[number], predicted_s + 1e-3, *tile_specs(stack, region)))
+            own.append(task_of(start, end, region))
+        return TiledStep(stack, tuple(parts))
+
+    def _segment(self, start: Cut, end: Cut) -> Segment:
+        key = (start.name, end.name)
+        if key not in self._segments:
+            how = self._how
+            self._segments[key] = Segment(self.captured, start, end, torch_device=how.torch_device, layout=how.layout)
+        return self._segments[key]
+
+    def _stack(self, start: Cut, end: Cut) -> TiledStack:
+        key = (start.name, end.name)
+        if key not in self._stacks:
+            self._stacks[key] = TiledStack(self.captured, start, end, layout=self._how.layout)
+        return self._stacks[key]
+
+    def _costs_of(self, start: Cut, end: Cut) -> StackCosts:
+        key = (start.name, end.name)
+        if key not in self._costs:
+            reach = StackReach(analysis_of(self.captured), end, start)
+            self._costs[key] = reach.costs(start, self.block_s, {})
+        return self._costs[key]
+
+
+def task_of(start: Cut, end: Cut, region: Region) -> TileTask:
+    """A tile as orders name it."""
+    rows, columns = region.rows, region.columns
+    return TileTask(start.name, end.name, (rows.start, rows.stop), (columns.start, columns.stop))
+
+
+def tile_specs(stack: TiledStack, region: Region) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What goes into a tile's computation and what comes out; both ends of the wire hold messages against it.
+
+    Raises:
+        PlanError: the region is not inside of the stack's maps.
+    """
+    needed = stack.needed(region)
+    inputs = tuple(_cropped(stack, name, part) for name, part in needed.items())
+    return inputs, tuple(_cropped(stack, name, region) for name in stack.makes)
+
+
+def _cropped(stack: TiledStack, name: str, region: Region) -> TensorSpec:
+    spec = stack.captured.graph.tensors[name]
+    shape = stack.crop(name, torch.empty(spec.shape, device="meta"), region).shape
+    return TensorSpec(name, tuple(shape), spec.dtype, spec.unsigned)
+
+
+def block_seconds(captured: CapturedModel, start: Cut, end: Cut) -> dict[str, float]:
+    """Seconds of each block between two cuts on this machine, timed from waist to waist.
+
+    Where several blocks lie between two waists, they share the time by their operations.
+    """
+    cuts = waists_between(captured, start, end)
+    found: dict[str, float] = {}
+    for first, last in itertools.pairwise(cuts):
+        blocks = captured.graph.between(first, last)
+        seconds = _timed(Segment(captured, first, last), captured)
+        total = sum(block.flops for block in blocks)
+        for block in blocks:
+            found[block.name] = seconds * (block.flops / total if total else 1 / len(blocks))
+    return found
+
+
+def _timed(segment: Segment, captured: CapturedModel) -> float:
+    specs = [captured.graph.tensors[name] for name in segment.start.tensors]
+    zeros: dict[str, Tensor] = {spec.name: torch.zeros(spec.shape, dtype=DTYPES[spec.dtype]) for spec in specs}
+    segment.run(zeros)
+    times = []
+    for _ in range(TIMED_RUNS):
+        begin = time.perf_counter()
+        segment.run(zeros)
+        times.append(time.perf_counter() - begin)
+    return min(times)

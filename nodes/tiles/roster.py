@@ -1,0 +1,247 @@
+"""What an edge node knows of its tile workers: who is there, how fast, who is out. Pure: time is an argument.
+
+A worker that is new, or that missed a deadline, is *out*: it gets no tiles until it answers an order without tasks (a
+sign of life). So a frozen worker costs the stream one deadline, not one a frame. Each sign of life that does not come
+doubles the time to the next one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+SAMPLES = 16
+"""Tiles over which speeds and deadlines look back: at 10 frames/s and three stacks half a second."""
+
+FLOOR_S = 0.03
+"""Slack of every deadline: a busy machine's scheduler may let a ready process wait for that long."""
+
+MADS = 8.0
+"""A deadline lies so many (normal-consistent) median absolute deviations behind the median: ordinary jitter stays
+in time."""
+
+NORMAL = 1.4826
+"""From a median absolute deviation to the standard deviation of a normal distribution."""
+
+FIRST_FACTOR, FIRST_SLACK_S = 4.0, 0.3
+"""The deadline while fewer than `FEW` tiles are known."""
+
+FEW = 3
+
+FIRST_BACK_OFF_S = 0.25
+MAX_BACK_OFF_S = 30.0
+
+DOUBT_S = 30.0
+"""A speed that was not measured for this long counts no more: the worker is given tiles to measure it again."""
+
+MAX_STREAMS = 256
+"""Streams whose announcements are remembered; the one heard of longest ago is forgotten first."""
+
+FIRST_BPS = 1e9
+BPS_RANGE = (1e5, 2e11)
+MIN_TIMED_BYTES = 16384
+"""Smaller tiles say nothing of a link's goodput."""
+
+
+@dataclass
+class Worker:
+    """One node that computes tiles."""
+
+    speeds: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    """Modelled over measured time of tiles: 2 is twice as fast as the edge node was when its blocks were timed."""
+    ratios: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    """Measured over predicted turn-around."""
+    rates_bps: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    measured_s: float = float("-inf")
+    is_out: bool = True
+    ask_at_s: float = float("-inf")
+    """When the next sign of life is asked for, while it is out."""
+    back_off_s: float = FIRST_BACK_OFF_S
+    missed: int = 0
+    """Deadlines missed since the start."""
+
+    @property
+    def speed(self) -> float:
+        """Median of the latest; 1 before the first."""
+        return statistics.median(self.speeds) if self.speeds else 1.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one tile's computation was expected to take, and took."""
+
+    predicted_s: float
+    """Turn-around: from the edge node's hand-over to its own receipt of the answer."""
+    turnaround_s: float
+    spent_s: float
+    """Of the turn-around, inside the worker."""
+    nbytes: int
+    """Both ways."""
+
+
+class Roster:
+    """All tile workers of one edge node, which is one itself. Safe to use from several threads."""
+
+    def __init__(self, own: str) -> None:
+        self.own = own
+        self._workers: dict[str, Worker] = {own: Worker(is_out=False)}
+        self._present: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def see(self, stream: str, names: Iterable[str]) -> bool:
+        """Take who is alive, as an announcement of `stream` says.
+
+        Returns:
+            Whether that changed.
+        """
+        found = frozenset(names) - {self.own}
+        with self._lock:
+            changed = self._present.get(stream) != found
+            self._present[stream] = found
+            self._present.move_to_end(stream)
+            while len(self._present) > MAX_STREAMS:
+                self._present.popitem(last=False)
+            alive = frozenset().union(*self._present.values()) | {self.own}
+            for name in [name for name in self._workers if name not in alive]:
+                del self._workers[name]
+            for name in found:
+                self._workers.setdefault(name, Worker())
+        return changed
+
+    def crew(self, stream: str, allowed: Iterable[str] | None) -> tuple[str, ...]:
+        """The edge node, then the workers that can be given tiles, the fastest first.
+
+        Args:
+            stream: whose announcements count.
+            allowed: names that may take part; None for all.
+        """
+        with self._lock:
+            names = self._present.get(stream, frozenset())
+            if allowed is not None:
+                names = names & frozenset(allowed)
+            ready = [name for name in names if not self._workers[name].is_out]
+            return (self.own, *sorted(ready, key=lambda name: (-self._workers[name].speed, name)))
+
+    def expects(self, stream: str, allowed: Iterable[str] | None) -> bool:
+        """Whether a worker that may take part has been asked for its first sign of life and not answered."""
+        with self._lock:
+            names = self._present.get(stream, frozenset())
+            if allowed is not None:
+                names = names & frozenset(allowed)
+            return any(self._workers[name].is_out for name in names)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether tiles may be sent to a worker."""
+        with self._lock:
+            return name in self._workers and not self._workers[name].is_out
+
+    def due(self, now: float) -> tuple[str, ...]:
+        """Workers to be asked for a sign of life now; each is counted as asked."""
+        with self._lock:
+            found = []
+            for name, worker in self._workers.items():
+                if worker.is_out and worker.ask_at_s <= now:
+                    worker.ask_at_s = now + worker.back_off_s
+                    worker.back_off_s = min(2 * worker.back_off_s, MAX_BACK_OFF_S)
+                    found.append(name)
+            return tuple(found)
+
+    def answered(self, name: str) -> bool:
+        """A sign of life (or an answer that came late after all).
+
+        Returns:
+            Whether the worker was out until now.
+        """
+        with self._lock:
+            worker = self._workers.get(name)
+            if worker is None or not worker.is_out:
+                return False
+            worker.is_out = False
+            return True
+
+    def missed(self, name: str, now: float) -> None:
+        """A worker did not do what it was asked for in time."""
+        with self._lock:
+            worker = self._workers.get(name)
+            if worker is not None and not worker.is_out and name != self.own:
+                worker.is_out = True
+                worker.missed += 1
+                worker.ask_at_s = now
+
+    def late(self, name: str, ratio: float) -> bool:
+        """An answer came behind its deadline: the deadlines to come allow for it. As `answered`."""
+        with self._lock:
+            if name in self._workers:
+                self._workers[name].ratios.append(ratio)
+        return self.answered(name)
+
+    def is_known(self, name: str) -> bool:
+        """Whether the worker's speed was ever measured (and is not in doubt)."""
+        with self._lock:
+            worker = self._workers.get(name)
+            return worker is not None and bool(worker.speeds)
+
+    def done(self, name: str, timing: Timing) -> None:
+        """A tile came back in time."""
+        with self._lock:
+            worker = self._workers.get(name)
+            if worker is None:
+                return
+            worker.back_off_s = FIRST_BACK_OFF_S
+            worker.ratios.append(timing.turnaround_s / timing.predicted_s)
+            crossing_s = timing.turnaround_s - timing.spent_s
+            if timing.nbytes >= MIN_TIMED_BYTES and crossing_s > 0:
+                low, high = BPS_RANGE
+                worker.rates_bps.append(min(high, max(low, timing.nbytes * 8 / crossing_s)))
+
+    def computed(self, name: str, work_s: float, compute_s: float, now: float) -> None:
+        """A worker took `compute_s` for its part of a frame, which is modelled to take `work_s`."""
+        with self._lock:
+            worker = self._workers.get(name)
+            if worker is not None and work_s > 0 and compute_s > 0:
+                worker.speeds.append(work_s / compute_s)
+                worker.measured_s = now
+
+    def doubt(self, name: str, now: float) -> bool:
+        """Forget a speed that was measured long ago.
+
+        Returns:
+            Whether it was forgotten.
+        """
+        with self._lock:
+            worker = self._workers.get(name)
+            if worker is None or not worker.speeds or now - worker.measured_s < DOUBT_S:
+                return False
+            worker.speeds.clear()
+            return True
+
+    def speed(self, name: str) -> float:
+        """Of a worker; 1 where it is not known."""
+        with self._lock:
+            worker = self._workers.get(name)
+            return 1.0 if worker is None else worker.speed
+
+    def goodput_bps(self) -> float:
+        """Median over all workers' tiles, of the bytes both ways and the time that they took to cross."""
+        with self._lock:
+            rates = [rate for worker in self._workers.values() for rate in worker.rates_bps]
+            return statistics.median(rates) if rates else FIRST_BPS
+
+    def deadline_s(self, name: str, predicted_s: float) -> float:
+        """How long a tile may take whose turn-around is predicted: from the worker's own history."""
+        with self._lock:
+            worker = self._workers.get(name)
+            ratios = list(worker.ratios) if worker is not None else []
+        if len(ratios) < FEW:
+            return FIRST_FACTOR * predicted_s + FIRST_SLACK_S
+        median = statistics.median(ratios)
+        spread = NORMAL * statistics.median(abs(ratio - median) for ratio in ratios)
+        return predicted_s * max(median + MADS * spread, 1.5 * median) + FLOOR_S
+
+    def misses(self) -> dict[str, int]:
+        """Deadlines missed, by worker; those that missed none are left out."""
+        with self._lock:
+            return {name: worker.missed for name, worker in self._workers.items() if worker.missed}
