@@ -8,7 +8,23 @@ import sys
 
 import typer
 
-from nodes.commands import bench, cloud, device, edge, link, model, run, scheduler, tile, traces
+from nodes.commands import (
+    bench,
+    calibrate,
+    cloud,
+    compare,
+    device,
+    edge,
+    link,
+    model,
+    profile,
+    replay,
+    run,
+    scheduler,
+    simulate,
+    tile,
+    traces,
+)
 from pipeline.errors import AnabranchError
 from traces.errors import TraceError
 
@@ -26,6 +42,11 @@ app.command("edge")(edge.edge)
 app.command("tile")(tile.tile)
 app.command("cloud")(cloud.cloud)
 app.command("scheduler")(scheduler.scheduler)
+app.command("profile")(profile.profile)
+app.command("calibrate")(calibrate.calibrate)
+app.command("simulate")(simulate.simulate)
+app.command("replay")(replay.replay)
+app.command("compare")(compare.compare)
 app.command("link")(link.link)
 app.command("bench")(bench.bench)
 app.add_typer(model.app, name="model")

@@ -95,8 +95,9 @@ class LocalRun:
         previous = signal.signal(signal.SIGINT, lambda *_: self._interrupted.set())
         terminated = signal.signal(signal.SIGTERM, lambda *_: self._interrupted.set())
         try:
-            with Family(self.settings.run_dir / "logs") as family:
-                self._start(family, graph_file, profile)
+            links = LocalLinks(self.settings.names(), self.settings.links, self.settings.delay_s)
+            with links.running(), Family(self.settings.run_dir / "logs") as family:
+                self._start(family, links, graph_file, profile)
         finally:
             signal.signal(signal.SIGINT, previous)
             signal.signal(signal.SIGTERM, terminated)
@@ -118,14 +119,11 @@ class LocalRun:
         with self.console.status("measuring the model on this machine (once)"):
             return machine_profile(self.model.captured, self.settings.torch_device)
 
-    def _start(self, family: Family, graph_file: Path, profile: Profile | None) -> None:
+    def _start(self, family: Family, links: LocalLinks, graph_file: Path, profile: Profile | None) -> None:
         names = self.settings.names()
-        links = self._links()
         scheduler = family.start("scheduler", self._scheduler_arguments(graph_file, profile))
         family.wait_ready(scheduler, READY_TIMEOUT_S)
         address = f"{scheduler.endpoints['reports']},{scheduler.endpoints['plans']}"
-        for link in links.shapers():
-            family.start(link.name, link.arguments(self.settings.delay_s))
         for tier in (Tier.CLOUD, Tier.EDGE):
             if tier in names:
                 family.start(names[tier], [tier, *self._node_arguments(tier, address, links)])
@@ -139,15 +137,19 @@ class LocalRun:
         )
         viewer.start()
         try:
-            self._watch(family, device)
+            self._watch(family, device, links)
         finally:
             stop.set()
             viewer.join()
 
-    def _watch(self, family: Family, device: Child) -> None:
+    def _watch(self, family: Family, device: Child, links: LocalLinks) -> None:
         """Return when the device is done; raise where it, or a node that it needs to begin, failed."""
         said: set[str] = set()
+        begun = False
         while device.is_running:
+            if not begun and self._has_results():
+                links.begin(self.settings.run_dir)
+                begun = True
             if self._interrupted.wait(WATCH_S):
                 device.process.send_signal(signal.SIGTERM)
                 device.process.wait(timeout=60)
@@ -162,15 +164,13 @@ class LocalRun:
     def _lost(self, child: Child) -> None:
         """A node died: fatal before the first frame, one line after it."""
         error = failure(child)
-        results = self.settings.run_dir / "results.jsonl"
-        is_needed = child.name not in self.settings.workers()
-        if is_needed and (not results.exists() or not results.stat().st_size):
+        if child.name not in self.settings.workers() and not self._has_results():
             raise error
         self.console.print(f"warning: {error}", highlight=False)
 
-    def _links(self) -> LocalLinks:
-        """Addresses of all nodes, and of the shapers between them."""
-        return LocalLinks(self.settings.names(), self.settings.links)
+    def _has_results(self) -> bool:
+        results = self.settings.run_dir / "results.jsonl"
+        return results.exists() and results.stat().st_size > 0
 
     def _scheduler_arguments(self, graph_file: Path, profile: Profile | None) -> list[str]:
         settings = self.settings

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.frames.results import Guess, Hop, Result, as_labels, read_labels, top_k
+from pipeline.frames.results import Guess, Result, as_labels, read_labels, top_k
+from pipeline.frames.wire import Hop
 from tests.data import DATA, needs_data
 
 
