@@ -6,6 +6,7 @@ each other. No fast-math: a node on another processor must compute the same valu
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -15,6 +16,8 @@ import numpy as np
 
 from pipeline.errors import CodecError
 from pipeline.packing.frame import Bytes, Floats
+
+logger = logging.getLogger(__name__)
 
 LIMIT = 1e38
 """Greatest magnitude that is packed: up to here the width of any range is a finite float32."""
@@ -30,7 +33,12 @@ _as_floats = struct.Struct("=ff")
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile at first use, keep on disk for the next process. Scalars must come as np.float32 to stay that wide."""
-    return numba.njit(nogil=True, cache=True)(function)
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        # Neither beside this file nor in the home folder can anything be written: each process compiles for itself.
+        logger.info("compiled code of %s is not kept: nowhere to write", function.__name__)
+        return numba.njit(nogil=True)(function)
 
 
 @compiled

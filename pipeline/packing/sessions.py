@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import codec
 from pipeline.packing.codec import Buffer, Codec
+from pipeline.packing.plain import DTYPES
 from pipeline.packing.temporal import MissingReference, Temporal
 
-__all__ = ["DecoderSession", "EncoderSession", "MissingReference", "open_decoder", "open_encoder"]
+__all__ = ["DecoderSession", "EncoderSession", "MissingReference", "open_decoder", "open_encoder", "warm"]
 
 
 class EncoderSession(Protocol):
@@ -63,3 +65,20 @@ def open_decoder(name: str) -> DecoderSession:
     """
     found = codec.get(name)
     return found.open_decoder() if isinstance(found, Temporal) else _Stateless(found)
+
+
+def warm(name: str, spec: TensorSpec) -> None:
+    """Compile and load what the codec of that name needs for such tensors, so that the first frame does not wait.
+
+    Seconds where nothing was compiled on this machine before, milliseconds afterwards.
+
+    Raises:
+        CodecError: there is no such codec, or it cannot carry such tensors.
+    """
+    encoder, decoder = open_encoder(name), open_decoder(name)
+    for layout in (torch.contiguous_format, torch.channels_last)[: 1 + (len(spec.shape) == 4)]:
+        # Two frames: a key frame and a difference.
+        for frame in range(2):
+            values = torch.arange(spec.numel).remainder(7).to(DTYPES[spec.dtype]).reshape(spec.shape) * (1 + frame)
+            packed = encoder.encode(values.contiguous(memory_format=layout), spec, frame, False)
+            decoder.decode(bytearray(packed), spec, frame)

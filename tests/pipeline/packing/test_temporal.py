@@ -15,7 +15,7 @@ from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import codec
 from pipeline.packing.frame import HEAD
-from pipeline.packing.sessions import MissingReference, open_decoder, open_encoder
+from pipeline.packing.sessions import MissingReference, open_decoder, open_encoder, warm
 from pipeline.packing.temporal import KEY
 
 NAMES = [name for name in codec.names() if name.startswith("t-")]
@@ -164,3 +164,15 @@ def test_plain_codecs_open_as_sessions_too() -> None:
     tensor = film(1, 9)[0]
     packed = open_encoder("q4").encode(tensor, SPEC, 0, True)
     assert float((open_decoder("q4").decode(packed, SPEC, 0) - tensor).abs().max()) < 0.5
+
+
+@pytest.mark.parametrize("name", ("fp32", "q4", "q3ca-zstd", "t-e30"))
+@pytest.mark.parametrize("shape", ((1, 6, 5, 4), (1, 10), (1, 0, 2, 2)))
+def test_warming_takes_any_tensor(name: str, shape: tuple[int, ...]) -> None:
+    warm(name, TensorSpec("x", shape))
+
+
+def test_warming_refuses_what_the_codec_refuses() -> None:
+    warm("jpeg85", TensorSpec("input", (1, 3, 9, 7), "uint8"))
+    with pytest.raises(CodecError, match="one RGB picture"):
+        warm("jpeg85", TensorSpec("input", (2, 3, 9, 7), "uint8"))
