@@ -17,6 +17,7 @@ from nodes.commands import (
     edge,
     link,
     model,
+    plan,
     profile,
     replay,
     run,
@@ -44,6 +45,7 @@ app.command("cloud")(cloud.cloud)
 app.command("scheduler")(scheduler.scheduler)
 app.command("profile")(profile.profile)
 app.command("calibrate")(calibrate.calibrate)
+app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(replay.replay)
 app.command("compare")(compare.compare)
