@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import zmq
@@ -21,8 +21,8 @@ from pipeline.frames.wire import Buffer, DropNotice, FrameHeader, Message, Ping,
 from pipeline.model.graph import INPUT
 from pipeline.model.spec import LoadedModel
 from pipeline.packing.sessions import open_decoder
-from pipeline.plan import Tier, device_only
-from pipeline.stage import RESULT_CODEC
+from pipeline.plan import Plan, Tier, device_only
+from pipeline.stage import RESULT_CODEC, StageProgram
 from scheduler.commands import Announcement, Command
 from scheduler.reports import Endpoints, NodeEvent, Report
 
@@ -65,6 +65,16 @@ class DeviceNode(Node):
         self._failure: AnabranchError | None = None
         self._threads: list[threading.Thread] = []
         self._outputs = tuple(model.captured.graph.tensors[name] for name in model.captured.graph.outputs)
+
+    def build(self, plan: Plan) -> StageProgram | None:
+        """As any node does; a plan that leaves everything to the device runs on what epoch 0 has built already.
+
+        To build and to warm the whole network takes seconds on a weak device, and just when its links fail.
+        """
+        whole = self.epochs.get(self.stream.stream, 0)
+        if whole is not None and plan.stages == self._fallback.stages:
+            return replace(whole, plan=plan)
+        return super().build(plan)
 
     def start(self) -> Endpoints:
         """Build the whole network as epoch 0, bind the results inbox and start the threads."""
