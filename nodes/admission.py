@@ -309,6 +309,7 @@ class Admission:
                 dict(counts.drops),
                 self.fallback_reason,
                 self._is_finished(),
+                self._highest_used,
             )
 
 

@@ -161,6 +161,8 @@ class SchedulerCore:
             record.frames.clear()
             self._lose(record.name, "started anew", now)
         for state in self.streams.values():
+            if heard is not Heard.CAME_BACK:
+                state.pardon(record.name)
             state.urgent = True
 
     def _take_figures(self, record: NodeRecord, was: str | None, now: float) -> None:
@@ -263,7 +265,7 @@ class SchedulerCore:
 
     def _follow(self, state: StreamState, told: StreamReport, record: NodeRecord, now: float) -> None:
         """Take the device's word for what runs."""
-        gained = state.prepared.gain if state.prepared is not None else None
+        gained, heading = state.prepared.gain if state.prepared is not None else None, state.heading
         outcome = state.observe(told)
         if outcome:
             kind = "switched" if outcome == "switched" else "adopt"
@@ -271,6 +273,7 @@ class SchedulerCore:
             state.record_switch(now, gained if outcome == "switched" else None)
             state.urgent = True
             if outcome == "adopted" and told.fallback:
+                state.retreated(heading, now)
                 state.policy.switched(now, forced=True)
         self._measure(state, now)
         for epoch in state.retire(record.report.heard if record.report.scheduler == self.config.scheduler else -1):

@@ -132,7 +132,8 @@ class PlanDesk:
         if plan is None or problem:
             self._complain(state, problem, now)
             return
-        runs = same(msgspec.structs.replace(plan, stream=state.stream), state.current)
+        plan = msgspec.structs.replace(plan, stream=state.stream)  # bans and the running plan have the stream's name
+        runs = same(plan, state.current)
         # Epoch 0 is the device's own; a device that waits for the scheduler's word must get one, were it the same plan.
         if state.banned(plan, now) or (runs and state.current.epoch):
             return

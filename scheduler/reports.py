@@ -163,6 +163,8 @@ class StreamReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why the device went back to epoch 0 by itself; empty where it did not."""
     ended: bool = False
     """True once the source has ended and every result is in."""
+    used: Count = 0
+    """The highest epoch that frames were ever stamped with: a plan may be taken up and given up between two reports."""
 
 
 class NodeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

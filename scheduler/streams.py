@@ -30,6 +30,13 @@ PREPARE_TIMEOUT_S = 30.0
 BAN_S = 30.0
 """A plan that a node refused, or was not ready for, is not tried again for this long; doubled each time."""
 
+RETREAT_BAN_S = 3.0
+"""A plan that the device gave up by itself rests for this long, doubled each time: a node may answer the scheduler
+and yet take no frames. Three heartbeats, in which a node that is dead shows it."""
+
+FORGIVE_S = 60.0
+"""A plan that has not failed for this long begins with the shortest rest again."""
+
 MAX_DRAINING = 8
 """With more plans than this still in flight, no new one is prepared for a mere gain."""
 
@@ -64,6 +71,16 @@ class Prepared:
     """Sequence of the first announcement that held it: a node that has not heard that one is not ready."""
 
 
+@dataclass(frozen=True)
+class Ban:
+    """A plan, or a node, that is not to be tried for a while."""
+
+    until_s: float
+    failures: int
+    nodes: frozenset[str]
+    """When one of them starts anew, the ban is off."""
+
+
 @dataclass
 class Draining:
     """A plan that may still have frames in flight."""
@@ -90,8 +107,8 @@ class StreamState:
     prepared: Prepared | None = None
     draining: dict[int, Draining] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
-    bans: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """By signature of a plan: until when, and how often it failed."""
+    bans: dict[str, Ban] = field(default_factory=dict)
+    """By signature of a plan, or name of a node."""
     reason: str = "the device's own"
     problem: str = ""
     switches: deque[SwitchRecord] = field(default_factory=lambda: deque(maxlen=MAX_SWITCHES))
@@ -154,8 +171,9 @@ class StreamState:
         self.report = report
         told = report.plan.epoch if report.plan is not None else 0
         self.highest_epoch = max(self.highest_epoch, report.highest_epoch, report.epoch, told)
+        gave_up = self._given_up(report)
         if report.epoch == self.current.epoch:
-            return ""
+            return "adopted" if gave_up else ""
         if self.prepared is not None and report.epoch == self.prepared.plan.epoch:
             self._leave_current()
             self.current, self.reason = self.prepared.plan, self.prepared.reason
@@ -171,6 +189,16 @@ class StreamState:
         if self.prepared is not None and not self.prepared.committed:
             self.prepared = None
         return "adopted"
+
+    def _given_up(self, report: StreamReport) -> bool:
+        """Whether the device took the committed plan and left it again, all between two reports."""
+        prepared = self.prepared
+        if prepared is None or not prepared.committed or not report.used >= prepared.plan.epoch > report.epoch:
+            return False
+        self._supersede()
+        self.prepared, self.reason = None, report.fallback or "given up by the device"
+        self.changed = self.urgent = True
+        return True
 
     def retire(self, heard: int) -> list[int]:
         """Forget plans of which no frame can come any more.
@@ -252,26 +280,40 @@ class StreamState:
 
     def ban(self, plan: Plan, now: float) -> None:
         """Do not try this plan again for a while."""
-        self._ban(signature(plan), now)
+        self._ban(signature(plan), frozenset(plan.nodes), now, BAN_S)
+
+    def retreated(self, plan: Plan, now: float) -> None:
+        """The device gave `plan` up by itself."""
+        if len(plan.stages) > 1:
+            self._ban(signature(plan), frozenset(plan.nodes), now, RETREAT_BAN_S)
+
+    def pardon(self, node: str) -> None:
+        """The node started anew: what failed with it may be tried again."""
+        self.bans = {key: ban for key, ban in self.bans.items() if node == self.device or node not in ban.nodes}
 
     def ban_node(self, node: str, now: float) -> None:
         """Plan without this node for a while, so that another plan is found."""
         if node != self.device:
-            self._ban(f"node {node}", now)
+            self._ban(f"node {node}", frozenset({node}), now, BAN_S)
 
     def banned_node(self, node: str, now: float) -> bool:
         """Whether the node refused a plan, or was not ready in time, lately."""
-        return now < self.bans.get(f"node {node}", (0.0, 0))[0]
+        return self._is_banned(f"node {node}", now)
 
-    def _ban(self, key: str, now: float) -> None:
-        _, failures = self.bans.pop(key, (0.0, 0))
-        self.bans[key] = (now + BAN_S * 2.0 ** min(failures, 6), failures + 1)
+    def _ban(self, key: str, nodes: frozenset[str], now: float, rest_s: float) -> None:
+        last = self.bans.pop(key, None)
+        failures = 0 if last is None or now > last.until_s + FORGIVE_S else last.failures
+        self.bans[key] = Ban(now + rest_s * 2.0 ** min(failures, 6), failures + 1, nodes)
         while len(self.bans) > MAX_BANS:
             del self.bans[next(iter(self.bans))]
 
     def banned(self, plan: Plan, now: float) -> bool:
         """Whether the plan failed lately."""
-        return now < self.bans.get(signature(plan), (0.0, 0))[0]
+        return self._is_banned(signature(plan), now)
+
+    def _is_banned(self, key: str, now: float) -> bool:
+        ban = self.bans.get(key)
+        return ban is not None and now < ban.until_s
 
     def lose(self, node: str) -> bool:
         """The node's frames are gone.

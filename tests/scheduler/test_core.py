@@ -136,6 +136,19 @@ def test_a_fallback_of_the_device_itself_is_adopted() -> None:
     assert device.epoch > left
 
 
+def test_a_plan_that_the_device_gives_up_again_and_again_is_tried_ever_less() -> None:
+    made, device, edge = cluster()
+    for _ in range(240):
+        made.run(0.5)
+        if _nodes(device) == ("phone", "edge"):
+            device.fall_back("peer edge takes nothing")
+    tries = made.decisions("commit").count("commit")
+    assert 3 <= tries <= 8, "3 s, 6 s, 12 s, ...: not once a second, for two minutes"
+    edge.restart()
+    made.run(15.0)
+    assert _nodes(device) == ("phone", "edge"), "a node that starts anew gets another chance at once"
+
+
 def test_a_refusing_node_is_planned_without_for_a_while() -> None:
     made, device, edge = cluster()
     edge.refuses = True

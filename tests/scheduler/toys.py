@@ -254,6 +254,7 @@ class ToyDevice(ToyNode):
                 self.stream, self.epoch, self.highest, self.current,
                 in_flight_epochs=tuple(sorted(epochs)), source_fps=0.0,
                 fps=Figure(self.fps, self.fps, self.fps), latency_s=Figure(0.1, 0.1, 0.1), fallback=self.fallback,
+                used=max(self.left, self.epoch),
             ),
         )  # fmt: skip
 
