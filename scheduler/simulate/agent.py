@@ -66,6 +66,9 @@ class Epochs:
         except AnabranchError as error:
             refused[str(plan.epoch)] = str(error)
             return
+        if plan.nodes == (self._node,):
+            self._ready[plan.stream].add(plan.epoch)  # the whole network is there already, as epoch 0
+            return
         building.add(plan.epoch)
         self._free_s = max(self._free_s, self._agenda.now) + self._build_s + WARM_FRAMES * compute_s
         self._agenda.at(self._free_s, self._built, plan)

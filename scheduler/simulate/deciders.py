@@ -26,6 +26,7 @@ from scheduler.reports import Report
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.agent import CONTROL_S
 from scheduler.simulate.cluster import Cluster
+from scheduler.simulate.insisting import Insisting
 from scheduler.simulate.scenario import Scenario, node_name
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
@@ -75,7 +76,8 @@ class SimulatedScheduler:
         planners: dict[str, Planner] = {name: make(name) for name in NAMES if name != "fixed"}
         settings = StreamSettings(scenario.objective, scenario.policy)
         config = CoreConfig("simulated", model=scenario.graph.fingerprint, settings=settings)
-        self._core = SchedulerCore(PlannerAdvisor(SimulatedCatalogue(scenario), planners), config)
+        advisor = Insisting(PlannerAdvisor(SimulatedCatalogue(scenario), planners))
+        self._core = SchedulerCore(advisor, config)
 
     def start(self, cluster: Cluster) -> None:
         """Begin to decide."""

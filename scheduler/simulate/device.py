@@ -284,4 +284,5 @@ class SimulatedDevice:
             dict(counts.drops),
             self._fallback_reason,
             self.is_finished,
+            self._highest_used,
         )
