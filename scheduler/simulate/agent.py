@@ -18,6 +18,9 @@ from scheduler.streams import participants
 INTERVAL_S = 1.0
 """The live nodes' heartbeat."""
 
+LOOP_S = 0.003
+"""By which a live node's interval is longer than that, so that nodes and frames keep no step."""
+
 URGENT_S = 0.02
 """As in the live agent: how soon a jump is reported."""
 
@@ -140,7 +143,7 @@ class SimulatedAgent:
     def _regular(self) -> None:
         self._report()
         if self.device is None or not self.device.is_finished:
-            self._agenda.after(INTERVAL_S, self._regular)
+            self._agenda.after(INTERVAL_S + LOOP_S, self._regular)
 
     def _report(self) -> None:
         self._hurried = False

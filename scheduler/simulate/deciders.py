@@ -31,8 +31,9 @@ from scheduler.simulate.scenario import Scenario, node_name
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
 
-TICK_S = 0.25
-"""As in the live service."""
+TICK_S = 0.2507
+"""As in the live service, whose loop takes a little longer than its interval. A round figure would keep step with the
+frames of a camera, and every probe, ordered on a tick, would meet a frame (or none would)."""
 
 ORACLE_STEP_S = 0.25
 ORACLE_HORIZON_S = 1.0
