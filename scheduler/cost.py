@@ -33,8 +33,7 @@ class Packed:
     @classmethod
     def of(cls, packing: PackingTable, cut: Ints | int, codec: Ints | int) -> Packed:
         """The entries of cuts and codecs (indices, broadcast)."""
-        tables = packing.bytes, packing.encode_s, packing.decode_s
-        return cls(*(np.asarray(table[cut, codec]) for table in tables))
+        return cls(packing.bytes[cut, codec], packing.encode_s[cut, codec], packing.decode_s[cut, codec])
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _compute_s(problem: Problem, plan: Plan, number: int, stage: Stage) -> float
     graph = problem.graph
     start = graph.cut(plan.stages[number - 1].until if number else INPUT)
     end = graph.cut(stage.until)
-    seconds = float(problem.times_of(stage.tier).segment_s(start.index, end.index))
+    seconds = problem.times_of(stage.tier).seconds(start.index, end.index)
     if stage.tier is Tier.EDGE and plan.tiles is not None and problem.tiles is not None:
         seconds = max(seconds - problem.tiles.saved_by(graph, plan.tiles, start), 0.0)
     return seconds * problem.load_of(stage.tier)

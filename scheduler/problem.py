@@ -7,6 +7,7 @@ parts that stayed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class LinkEstimate:
 
     def bps_at(self, quantile: float) -> float:
         """The goodput with which the transfer time is at its `quantile` (log-normal)."""
-        return self.goodput_bps * math.exp(-NormalDist().inv_cdf(quantile) * self.uncertainty)
+        return self.goodput_bps * math.exp(-_deviations(quantile) * self.uncertainty)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class LoadEstimate:
 
     def at(self, quantile: float) -> float:
         """The slowdown at `quantile` (log-normal)."""
-        return self.slowdown * math.exp(NormalDist().inv_cdf(quantile) * self.uncertainty)
+        return self.slowdown * math.exp(_deviations(quantile) * self.uncertainty)
+
+
+@functools.lru_cache(maxsize=64)
+def _deviations(quantile: float) -> float:
+    return NormalDist().inv_cdf(quantile)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         self.check(graph)
         inside = blocks_before(graph)
         potential = inside @ np.asarray(self.timing.block_s)
-        nbytes = np.array([graph.cut_bytes(cut) for cut in graph.cuts], dtype=np.float64)
+        nbytes = cut_bytes(graph)
         scale = 1.0
         if reference is not None and reference.packing_s_per_byte > 0 and self.packing_s_per_byte > 0:
             scale = self.packing_s_per_byte / reference.packing_s_per_byte
@@ -140,6 +140,12 @@ def load(path: Path, graph: ModelGraph | None = None) -> Profile:
     if graph is not None:
         profile.check(graph)
     return profile
+
+
+def cut_bytes(graph: ModelGraph) -> Floats:
+    """Shape (cuts,): raw bytes of what crosses each cut."""
+    nbytes = {name: spec.nbytes for name, spec in graph.tensors.items()}
+    return np.array([sum([nbytes[name] for name in cut.tensors]) for cut in graph.cuts], dtype=np.float64)
 
 
 def blocks_before(graph: ModelGraph) -> Floats:

@@ -49,6 +49,10 @@ class SegmentTimes:
         """
         return np.where(np.equal(start, end), 0.0, np.maximum(self.leave_s[end] - self.enter_s[start], 0.0))
 
+    def seconds(self, start: int, end: int) -> float:
+        """`segment_s` of one segment, without the arrays' overhead."""
+        return 0.0 if start == end else max(float(self.leave_s[end]) - float(self.enter_s[start]), 0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class PackingTable:

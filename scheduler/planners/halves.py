@@ -87,9 +87,16 @@ class Grouped:
             columns[-1] = np.maximum.reduceat(rows.waist, starts)
         return cls(rows, np.append(starts, len(rows.cut)), Rows(*columns))
 
-    def members(self, group: int) -> Rows:
-        """The rows of one group."""
-        return pick(self.rows, slice(int(self.starts[group]), int(self.starts[group + 1])))
+    def count(self, groups: Ints) -> int:
+        """Number of rows of some groups."""
+        return int(np.sum(self.starts[groups + 1] - self.starts[groups]))
+
+    def members(self, groups: Ints) -> Rows:
+        """The rows of some groups, ascending."""
+        ranges = [slice(int(self.starts[group]), int(self.starts[group + 1])) for group in groups]
+        if len(ranges) == 1:
+            return pick(self.rows, ranges[0])
+        return pick(self.rows, np.concatenate([np.arange(each.start, each.stop) for each in ranges]))
 
 
 def edge_seconds(heads: Rows, tails: Rows, gain_s: Floats, *, lower: bool = False, aligned: bool = False) -> Floats:
@@ -138,11 +145,14 @@ class Halves:
         return edge_seconds(self.heads.least, self.tails.least, self.gain_s, lower=True)
 
     @functools.cached_property
-    def disorder(self) -> Bools:
-        """Where no head of the one group lies before a tail of the other (groups ascend with their cuts)."""
+    def hopeless(self) -> Bools:
+        """Where no head of the one group lies before a tail of the other (groups ascend with their cuts), or no two
+        of them together keep the bound on the accuracy drop."""
         if self.heads is None or self.tails is None:
             return np.zeros((0, 0), dtype=np.bool_)
-        return np.asarray(self.heads.least.group[:, None] > self.tails.least.group[None, :])
+        heads, tails = self.heads.least, self.tails.least
+        disorder = heads.group[:, None] > tails.group[None, :]
+        return np.asarray(disorder | (heads.drop[:, None] + tails.drop[None, :] > self.prepared.most_drop))
 
     @classmethod
     def of(cls, problem: Problem, prepared: Prepared) -> Halves:

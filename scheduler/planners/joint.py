@@ -124,13 +124,12 @@ def _least_of_all(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -
 
 
 def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -> Found | None:
-    found = None
+    found: Found | None = None
     for level in problem.objective.levels:
         measure = measure_of(problem, level.goal)
-        best = search.minimise(Query(measure, bounds))
-        if best is None:
-            return found
-        found = best
+        found = search.minimise(Query(measure, bounds), found)
+        if found is None:
+            return None
         bounds += (Bound(level.goal, measure, found.value * (1 + level.tolerance), 1.0),)
     return found
 

@@ -15,7 +15,7 @@ from scheduler.problem import Problem
 from scheduler.tables import Bools, Floats, Ints, PackingTable
 from scheduler.tiles import TileTable, mask_words, waists
 
-GROUP_CUTS = 64
+GROUP_CUTS = 100
 """Cuts per group of the search: finer groups bound tighter, coarser ones are fewer."""
 
 Choice = tuple[int, int, int, int]
@@ -64,36 +64,53 @@ class Entries:
 
 
 def _entries(problem: Problem, strict: bool) -> Entries:
-    packing, asked = problem.packing, problem.objective
+    packing, max_drop = problem.packing, problem.objective.max_drop
     offered = np.isfinite(packing.bytes)
     offered[-1] = False
     drop = np.where(np.isnan(packing.drop), np.inf, packing.drop)
     figures, paired = [packing.bytes, packing.encode_s, packing.decode_s], None
-    if asked.max_drop is not None:
+    if max_drop is not None:
         figures, paired = [*figures, drop], _paired(packing)
         if strict:
-            offered &= (drop <= asked.max_drop * (1 + SLACK) + 1e-15) | paired
-    offered &= ~_dominated(figures, offered, paired)
+            within = drop <= _most_drop(problem)
+            offered &= within if paired is None else within | paired
+    # Picture codecs are offered at the input alone, so the input's row goes by itself: fewer columns for the others.
+    for rows in (slice(0, 1), slice(1, None)):
+        columns = np.flatnonzero(offered[rows].any(axis=0))
+        worth = _undominated(
+            [np.ascontiguousarray(each[rows, columns].T) for each in figures],
+            np.ascontiguousarray(offered[rows, columns].T),
+            None if paired is None else paired[rows, columns].T,
+        )
+        offered[rows, columns] = worth.T
     cut, codec = np.nonzero(offered)
     return Entries(cut, codec, Packed.of(packing, cut, codec), drop[cut, codec])
 
 
-def _dominated(figures: Sequence[Floats], offered: Bools, paired: Bools | None) -> Bools:
-    """Where another codec of the same cut is no worse in every figure (the first of equal ones stays)."""
-    lost = np.zeros_like(offered)
-    for other in range(offered.shape[1]):
-        better = (offered[:, other] & ~lost[:, other])[:, None]
+def _undominated(figures: Sequence[Floats], offered: Bools, paired: Bools | None) -> Bools:
+    """Where no other codec of the same cut is as good in every figure (the first of equal ones stays).
+
+    Args:
+        figures: each of shape (codecs, cuts).
+        offered: same shape.
+        paired: same shape; such entries dominate none and are dominated by none.
+    """
+    left = offered.copy()
+    for other in range(len(offered)):
+        better = offered & left[other]
         if paired is not None:
-            better &= ~paired[:, other, None]
+            better &= ~paired & ~paired[other]
         for figure in figures:
-            better = better & (figure[:, other, None] <= figure)
-        better[:, other] = False
-        lost |= better
-    return lost if paired is None else lost & ~paired
+            better &= figure[other] <= figure
+        better[other] = False
+        left &= ~better
+    return left
 
 
-def _paired(packing: PackingTable) -> Bools:
-    """Where a measured pair may make a codec better or worse than its own figures say."""
+def _paired(packing: PackingTable) -> Bools | None:
+    """Where a measured pair may make a codec better or worse than its own figures say; None for nowhere."""
+    if not packing.pair_drop:
+        return None
     found = np.zeros(packing.bytes.shape, dtype=np.bool_)
     for first_cut, first, second_cut, second in packing.pair_drop:
         found[first_cut, first] = found[second_cut, second] = True
@@ -117,6 +134,8 @@ class Prepared:
     pairs: NDArray[np.intp]
     """Shape (pairs, 4): `PackingTable.pair_drop` where a drop counts, nested and finite ones only."""
     pair_drop: Floats
+    most_drop: float
+    """No plan with a larger sum of drops is wanted; infinite without a bound, or where it may be broken."""
 
     @classmethod
     def of(cls, problem: Problem, strict: bool, lattice: Lattice | None = None) -> Prepared:
@@ -142,7 +161,13 @@ class Prepared:
             gain_s=gain_s,
             pairs=pairs,
             pair_drop=pair_drop,
+            most_drop=_most_drop(problem) if strict else np.inf,
         )
+
+
+def _most_drop(problem: Problem) -> float:
+    bound = problem.objective.max_drop
+    return np.inf if bound is None else bound * (1 + SLACK) + 1e-15
 
 
 def constant_parts(problem: Problem) -> tuple[object, ...]:

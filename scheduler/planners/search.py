@@ -24,7 +24,7 @@ from scheduler.tables import Bools, Floats, Ints
 Measure = Callable[[Figures], Floats]
 
 SMALL = 4096
-"""Pairs of rows up to which thinning out the rows first costs more than it saves."""
+"""Pairs of rows up to which looking at all of them at once costs less than choosing between them."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Found:
 
     value: float
     choice: Choice
+    at: Callable[[Measure], float]
+    """Any measure of the same plan."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,34 @@ class Search:
             return 1 + straight
         return 1 + straight + len(halves.heads.rows.cut) * len(halves.tails.rows.cut)
 
-    def minimise(self, query: Query) -> Found | None:
-        """The plan of least measure among those that keep all bounds; None where none does."""
-        best: Found | None = None
+    def minimise(self, query: Query, known: Found | None = None) -> Found | None:
+        """The plan of least measure among those that keep all bounds; None where none does.
+
+        Args:
+            query: measure and bounds.
+            known: a plan that keeps the bounds, if there is one already: only better ones are looked for.
+        """
+        best = None if known is None else Found(known.at(query.measure), known.choice, known.at)
         last = int(self._halves.alone.cut[0])
         value = float(query.values(self._alone)[0])
-        if value < math.inf and (last, -1) not in self.banned:
-            best = Found(value, (last, -1, -1, -1))
+        if value < (math.inf if best is None else best.value) and (last, -1) not in self.banned:
+            best = Found(value, (last, -1, -1, -1), _At(self._alone, (1,), (0,)))
         for route in (self._straight, self._pairs):
             if route is not None:
                 best = route.minimise(query, math.inf if best is None else best.value) or best
         return best
+
+
+@dataclass(frozen=True)
+class _At:
+    """Measures of one of many plans."""
+
+    figures: Figures
+    shape: tuple[int, ...]
+    position: tuple[int, ...]
+
+    def __call__(self, measure: Measure) -> float:
+        return float(np.broadcast_to(measure(self.figures), self.shape)[self.position])
 
 
 def _visits(lowest: Floats, limit: Callable[[], float]) -> Iterator[int]:
@@ -121,15 +140,17 @@ class _Straight:
         """The best of these plans, if better than `limit`."""
         best: list[Found] = []
         for group in _visits(query.values(self._lower), lambda: best[-1].value if best else limit):
-            rows = self.grouped.members(group)
-            value = query.values(OneLink(self.problem, rows, self.wire))
+            rows = self.grouped.members(np.array([group]))
+            exact = OneLink(self.problem, rows, self.wire)
+            value = query.values(exact)
             if self.banned:
                 value = np.where(
                     np.isin(rows.cut, [first for first, second in self.banned if second == -1]), np.inf, value
                 )
             row = int(np.argmin(value))
             if value[row] < (best[-1].value if best else limit):
-                best.append(Found(float(value[row]), (int(rows.cut[row]), int(rows.codec[row]), -1, -1)))
+                choice = int(rows.cut[row]), int(rows.codec[row]), -1, -1
+                best.append(Found(float(value[row]), choice, _At(exact, value.shape, (row,))))
         return best[-1] if best else None
 
 
@@ -150,44 +171,62 @@ class _Pairs:
         least = self._heads.least, self._tails.least
         known = self.halves.least_edge_s
         self._lower = TwoLinks(self.problem, self.halves.gain_s, *least, self.wires, lower=True, known_edge_s=known)
-        self._disorder = self.halves.disorder
+        self._hopeless = self.halves.hopeless
         self._measured = self._measured_pairs()
 
     def minimise(self, query: Query, limit: float) -> Found | None:
         """The best of these plans, if better than `limit`."""
-        measured = self._minimise_measured(query, limit)
-        best = [] if measured is None else [measured]
-        lowest = np.where(self._disorder, np.inf, query.values(self._lower))
-        for number in _visits(lowest, lambda: best[-1].value if best else limit):
-            i, j = divmod(number, lowest.shape[1])
-            found = self._block(query, (i, j), best[-1].value if best else limit)
-            if found is not None:
-                best.append(found)
-        return best[-1] if best else None
+        best = self._minimise_measured(query, limit)
+        lowest = np.where(self._hopeless, np.inf, self._coarse(query).values(self._lower)).ravel()
+        left = np.flatnonzero(lowest < (limit if best is None else best.value))
+        while len(left):
+            heads, tails = _ends(left, self._hopeless.shape[1])
+            if self._heads.count(heads) * self._tails.count(tails) > SMALL:
+                # Too many to look at together: the most promising first, then those that it leaves.
+                first = left[np.argmin(lowest[left])]
+                heads, tails = (np.array([each]) for each in divmod(first, self._hopeless.shape[1]))
+                left = left[left != first]
+            else:
+                left = left[:0]
+            best = self._block(query, (heads, tails), limit if best is None else best.value) or best
+            if best is not None:
+                left = left[lowest[left] < best.value]
+        return best
+
+    def _coarse(self, query: Query) -> Query:
+        """The query without the bound that `hopeless` has looked after."""
+        if self.halves.prepared.most_drop == math.inf:
+            return query
+        return Query(query.measure, [bound for bound in query.bounds if bound.name != "max_drop"])
 
     def _join(self, heads: Rows, tails: Rows, lower: bool = False) -> TwoLinks:
         return TwoLinks(self.problem, self.halves.gain_s, heads, tails, self.wires, lower)
 
-    def _block(self, query: Query, groups: tuple[int, int], limit: float) -> Found | None:
-        """The best pair of two groups that is better than `limit`."""
+    def _block(self, query: Query, groups: tuple[Ints, Ints], limit: float) -> Found | None:
+        """The best pair of some groups of heads with some of tails that is better than `limit`."""
         heads, tails = self._heads.members(groups[0]), self._tails.members(groups[1])
         if len(heads.cut) * len(tails.cut) > SMALL:
-            lower = self._join(heads, pick(self._tails.least, slice(groups[1], groups[1] + 1)), lower=True)
+            lower = self._join(heads, pick(self._tails.least, groups[1]), lower=True)
             heads = pick(heads, (query.values(lower) < limit)[:, 0])
-            lower = self._join(pick(self._heads.least, slice(groups[0], groups[0] + 1)), tails, lower=True)
+            lower = self._join(pick(self._heads.least, groups[0]), tails, lower=True)
             tails = pick(tails, (query.values(lower) < limit)[0])
         exact = self._join(heads, tails)
         value = np.broadcast_to(query.values(exact), (len(heads.cut), len(tails.cut)))
-        row, column = np.nonzero(value < limit)
-        keep = self._allowed(heads, tails, row, column)
-        if not keep.any():
+        first, second = divmod(int(np.argmin(value)), len(tails.cut))
+        if value[first, second] >= limit:
             return None
-        row, column = row[keep], column[keep]
+        row, column = np.array([first]), np.array([second])
+        if not self._allowed(heads, tails, row, column)[0]:
+            row, column = np.nonzero(value < limit)
+            keep = self._allowed(heads, tails, row, column)
+            if not keep.any():
+                return None
+            row, column = row[keep], column[keep]
         values = value[row, column]
-        first = int(np.argmin(values))
-        r, c = row[first], column[first]
+        best = int(np.argmin(values))
+        r, c = int(row[best]), int(column[best])
         choice = int(heads.cut[r]), int(heads.codec[r]), int(tails.cut[c]), int(tails.codec[c])
-        return Found(float(values[first]), choice)
+        return Found(float(values[best]), choice, _At(exact, value.shape, (r, c)))
 
     def _allowed(self, heads: Rows, tails: Rows, row: Ints, column: Ints) -> Bools:
         """Nested, not banned, and not measured as a pair (those are looked at by themselves)."""
@@ -230,7 +269,14 @@ class _Pairs:
         if value[row] >= limit:
             return None
         choice = int(heads.cut[row]), int(heads.codec[row]), int(tails.cut[row]), int(tails.codec[row])
-        return Found(float(value[row]), choice)
+        return Found(float(value[row]), choice, _At(figures, value.shape, (row,)))
+
+
+def _ends(positions: Ints, width: int) -> tuple[Ints, Ints]:
+    """Rows and columns of flat positions, each once, ascending."""
+    if len(positions) == 1:
+        return positions // width, positions % width
+    return np.unique(positions // width), np.unique(positions % width)
 
 
 @dataclass(frozen=True)
