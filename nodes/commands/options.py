@@ -72,7 +72,7 @@ def peer_endpoints(texts: Sequence[str]) -> dict[str, Endpoints]:
         name, _, endpoint = text.partition("=")
         if not name or "://" not in endpoint:
             raise ConfigError(f"--peer {text}", "not NODE=ADDRESS", "for example edge-1=tcp://127.0.0.1:7001")
-        found[name] = Endpoints(frames=endpoint, results=endpoint)
+        found[name] = Endpoints(frames=endpoint, results=endpoint, tiles=endpoint)
     return found
 
 

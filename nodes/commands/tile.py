@@ -15,6 +15,7 @@ def tile(
     listen: opt.Listen = "tcp://127.0.0.1:*",
     advertise: opt.Advertise = "",
     config: opt.Config = None,
+    peer: opt.Peer = None,
     torch_device: opt.TorchDevice = "cpu",
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
@@ -28,6 +29,6 @@ def tile(
     """
     launch = Launch(
         "tile", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, (), layout,
+        insecure, config, tuple(peer or ()), layout,
     ).resolved()  # fmt: skip
     serve(TileNode(launch.settings(), launch.load()), child)

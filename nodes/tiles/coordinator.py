@@ -1,4 +1,4 @@
-"""The edge stage as several machines compute it: split, send, compute the own share, collect, merge."""
+"""Keeps the layouts of an edge node's tiled stages fitted to the workers that there are, and to their speeds."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import secrets
 import threading
 import time
 import weakref
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import zmq
-from torch import Tensor
 
 from nodes.outlet import Directory, Outlet
 from nodes.sockets import SocketFactory
 from nodes.stage import EmulatedSpeed
-from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Part, Running, Step, TiledStep, WholeStep
-from nodes.tiles.post import Post, Request, try_codec
+from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Running, Step, TiledStep, WholeStep
+from nodes.tiles.post import Post, try_codec
 from nodes.tiles.roster import Roster
+from nodes.tiles.stage import EdgeSite, TiledStage
 from pipeline.errors import AnabranchError, CodecError
-from pipeline.frames.wire import Tile, TileOrder, TileTask
+from pipeline.frames.wire import TileOrder, TileTask
 from pipeline.model.capture import CapturedModel
 from pipeline.packing import codec
 from pipeline.packing.temporal import Temporal
@@ -41,6 +39,9 @@ REFIT = 0.1
 RECHOOSE = 1.5
 """A speed that moved by more than this factor asks for other stacks."""
 
+REWIRE = 2.0
+"""A goodput, or a fixed cost of crossing, that moved by more than this factor asks for other stacks."""
+
 REFIT_PAUSE_S = 2.0
 """Time between two layouts that only speeds asked for; windows fill anew meanwhile."""
 
@@ -55,95 +56,6 @@ FIRST_LAYOUT_TIMEOUT_S = 20.0
 
 FIRST_ROUNDS = 3
 """Layouts made one after the other when a stage is new: the first is fitted to no more than a guess of the speeds."""
-
-
-@dataclass
-class Tally:
-    """Modelled and measured seconds of one frame, by who computed."""
-
-    work_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    compute_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def add(self, worker: str, work_s: float, compute_s: float) -> None:
-        """Enter a tile or a run of blocks."""
-        self.work_s[worker] += work_s
-        self.compute_s[worker] += compute_s
-
-
-class TiledStage:
-    """An edge stage whose layout may change between any two frames."""
-
-    def __init__(self, plan: Plan, tiles: TilePlan, maker: LayoutMaker, coordinator: Coordinator) -> None:
-        self.plan, self.tiles, self.maker = plan, tiles, maker
-        self.settled = threading.Event()
-        """Set when the first layout with workers runs, or there are none."""
-        self.frames = 0
-        self.layout = maker.alone(coordinator.roster.own)
-        self.made_s = float("-inf")
-        self.pause_s = 0.0
-        self.looked_at = 0
-        """`frames` when the layout was last looked at: a stage that nobody uses is left alone."""
-        self._post, self._roster, self._speed = coordinator.post, coordinator.roster, coordinator.speed
-
-    @property
-    def allowed(self) -> tuple[str, ...] | None:
-        """Names that may take part; None for all."""
-        return None if self.tiles.open else self.tiles.workers
-
-    def compute(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One frame: tensors that cross the stage's first cut to those that cross its last one."""
-        layout, tally = self.layout, Tally()
-        self.frames += 1
-        for step in layout.steps:
-            if isinstance(step, TiledStep):
-                tensors = self._tiled(layout, step, tensors, tally)
-            else:
-                tensors = self._whole(step, tensors, tally)
-        now = time.monotonic()
-        for worker in tally.work_s:
-            self._roster.computed(worker, tally.work_s[worker], tally.compute_s[worker], now)
-        return tensors
-
-    def _whole(self, step: WholeStep, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
-        begin = time.monotonic()
-        made = self._speed.around(step.segment.run)(tensors)
-        tally.add(self._roster.own, step.work_s, time.monotonic() - begin)
-        return made
-
-    def _tiled(self, layout: Layout, step: TiledStep, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
-        stack, regions = step.stack, [part.region for part in step.parts]
-        inputs = stack.split(tensors, regions)
-        requests = {
-            number: self._request(layout, part, inputs[number])
-            for number, part in enumerate(step.parts)
-            if part.worker != self._roster.own and self._roster.is_ready(part.worker)
-        }
-        tiles: list[Mapping[str, Tensor]] = [{}] * len(step.parts)
-        for number, part in enumerate(step.parts):
-            if number not in requests:
-                tiles[number] = self._own(step, part, inputs[number], tally)
-        for number, request in requests.items():
-            outputs, part = self._post.collect(request), request.part
-            if outputs is not None:
-                tally.add(part.worker, part.work_s, request.compute_s)
-            tiles[number] = outputs or self._own(step, part, inputs[number], tally)
-        return stack.complete(tensors, stack.merge(regions, tiles))
-
-    def _request(self, layout: Layout, part: Part, tensors: dict[str, Tensor]) -> Request:
-        now = time.monotonic()
-        header = Tile(
-            self._roster.own, self.plan.stream, self.plan.epoch, layout.order, part.task, self._post.ticket(), ()
-        )
-        deadline_s = now + self._roster.deadline_s(part.worker, part.predicted_s)
-        request = Request(part, header, self.tiles.codec, tensors, now, deadline_s)
-        self._post.request(request)
-        return request
-
-    def _own(self, step: TiledStep, part: Part, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
-        begin = time.monotonic()
-        made = self._speed.around(lambda given: step.stack.run_tile(part.region, given))(tensors)
-        tally.add(self._roster.own, part.work_s, time.monotonic() - begin)
-        return made
 
 
 class Coordinator:
@@ -179,6 +91,11 @@ class Coordinator:
         """The tiled stages that can be run."""
         return tuple(self._stages)
 
+    @property
+    def site(self) -> EdgeSite:
+        """What the stages share."""
+        return EdgeSite(self.post, self.roster, self.speed)
+
     def hear(self, command: Announcement) -> None:
         """Take who is alive."""
         if self.roster.see(command.stream, (name for name, each in command.peers.items() if _is_worker(each))):
@@ -195,7 +112,7 @@ class Coordinator:
         plan.check(self.captured.graph)
         _check_codec(tiles.codec)
         start, end = plan.span(hop, self.captured.graph)
-        stage = TiledStage(plan, tiles, LayoutMaker(self.captured, start, end, tiles, how), self)
+        stage = TiledStage(plan, tiles, LayoutMaker(self.captured, start, end, tiles, how), self.site)
         for step in stage.layout.steps:
             _warm(step, self.roster.own)
         if self._started:
@@ -236,13 +153,11 @@ class Coordinator:
         if is_new:
             self._await_first_signs(stage)
         for _ in range(FIRST_ROUNDS if is_new else 1):
-            begin = time.monotonic()
-            found = self._due(stage, begin)
+            found = self._due(stage, time.monotonic())
             if found is None:
                 break
-            if self._prepare(stage, found):
-                stage.layout, stage.made_s = found, time.monotonic()
-                stage.pause_s = max(REFIT_PAUSE_S, PAUSE_FACTOR * (stage.made_s - begin))
+            if self.prepare(stage, found):
+                stage.adopt(found, time.monotonic())
                 logger.info("%s: %s", stage.plan.label, describe(found))
         stage.settled.set()
 
@@ -263,28 +178,36 @@ class Coordinator:
         for name in crew[1:]:
             if name not in layout.tasks:
                 roster.doubt(name, now)
-        conditions = Conditions(crew, {name: roster.speed(name) for name in crew}, roster.goodput_bps())
+        conditions = Conditions(crew, {name: roster.speed(name) for name in crew}, roster.wire())
         if set(crew) != set(layout.crew):
+            stage.rests_until_s = float("-inf")
             return self._made(stage, conditions, anew=True)
-        moved = _moved(layout, conditions)
-        if moved <= REFIT or (stage.settled.is_set() and now - stage.made_s < stage.pause_s):
+        if layout.merges and stage.loses(roster.speed(crew[0])):
+            stage.rest(now)
+            return replace(stage.maker.alone(crew[0]), conditions=conditions)
+        if now < stage.rests_until_s or (stage.settled.is_set() and now - stage.made_s < stage.pause_s):
             return None
-        return self._made(stage, conditions, anew=moved > RECHOOSE - 1)
+        moved, other_wire = _moved(layout, conditions), _wire_moved(layout, conditions)
+        rested = stage.rests_until_s > stage.made_s
+        if moved <= REFIT and not other_wire and not rested:
+            return None
+        return self._made(stage, conditions, anew=other_wire or rested or moved > RECHOOSE - 1)
 
     def _made(self, stage: TiledStage, conditions: Conditions, anew: bool) -> Layout | None:
-        maker, present = stage.maker, stage.layout
+        maker, present, begin = stage.maker, stage.layout, time.monotonic()
+        found: Layout | None = None
         try:
             found = maker.choose(conditions) if anew else maker.refit(conditions, present.pieces)
         except AnabranchError as error:
             logger.warning("%s: no layout for %s: %s", stage.plan.label, ", ".join(conditions.crew), error)
-            stage.layout = replace(present, crew=conditions.crew)
-            return None
-        if found.pieces == present.pieces and found.tasks == present.tasks:
-            stage.layout = replace(present, crew=conditions.crew, speeds=found.speeds)
+        stage.made_s = time.monotonic()
+        stage.pause_s = max(REFIT_PAUSE_S, PAUSE_FACTOR * (stage.made_s - begin))
+        if found is None or (found.pieces == present.pieces and found.tasks == present.tasks):
+            stage.layout = replace(present, conditions=conditions)
             return None
         return found
 
-    def _prepare(self, stage: TiledStage, layout: Layout) -> bool:
+    def prepare(self, stage: TiledStage, layout: Layout) -> bool:
         """Have everybody build and warm their tiles, while the old layout runs; False where one does not."""
         for worker, tasks in layout.tasks.items():
             self.post.order(worker, self._order(layout.order, stage.tiles.codec, tasks))
@@ -328,12 +251,18 @@ def _is_worker(endpoints: Endpoints) -> bool:
 
 def _moved(layout: Layout, conditions: Conditions) -> float:
     """By how much a speed differs most from what the layout was made for, the edge node's own as the measure."""
-    own = conditions.crew[0]
+    own, before = conditions.crew[0], layout.conditions.speeds
     ratios = [
-        (conditions.speeds[name] / conditions.speeds[own]) / (layout.speeds[name] / layout.speeds[own])
-        for name in conditions.crew
+        (conditions.speeds[name] / conditions.speeds[own]) / (before[name] / before[own]) for name in conditions.crew
     ]
     return max(max(ratio, 1 / ratio) for ratio in ratios) - 1
+
+
+def _wire_moved(layout: Layout, conditions: Conditions) -> bool:
+    """Whether crossing takes quite another time than the layout was made for."""
+    before, now = layout.conditions.wire, conditions.wire
+    ratios = (now.goodput_bps / before.goodput_bps, now.fixed_s / before.fixed_s)
+    return any(max(ratio, 1 / ratio) > REWIRE for ratio in ratios)
 
 
 def _warm(step: Step, own: str) -> None:

@@ -6,11 +6,12 @@ import itertools
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from nodes.tiles.roster import Wire
 from pipeline.errors import PlanError
 from pipeline.frames.wire import TileTask
 from pipeline.model.capture import CapturedModel
@@ -22,7 +23,7 @@ from pipeline.plan import TilePlan, TileStack
 from pipeline.tiling.analysis import analysis_of
 from pipeline.tiling.crew import Crew
 from pipeline.tiling.execute import TiledStack
-from pipeline.tiling.fuse import choose_stacks, waists_between
+from pipeline.tiling.fuse import StackChoice, choose_stacks, waists_between
 from pipeline.tiling.halo import StackCosts, StackReach
 from pipeline.tiling.regions import Interval, Region, boundaries, grid, shares_of
 from pipeline.tiling.shares import strips_for
@@ -67,40 +68,58 @@ Step = TiledStep | WholeStep
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What a layout is made for."""
+
+    crew: tuple[str, ...]
+    speeds: Mapping[str, float]
+    wire: Wire = field(default_factory=Wire)
+
+    def model(self, block_s: Mapping[str, float]) -> Crew:
+        """As the cost model takes it."""
+        speeds, each_s = tuple(self.speeds[name] for name in self.crew), self.wire.fixed_s / 2
+        return Crew(speeds, block_s, self.wire.goodput_bps, latency_s=2 * each_s / 3, message_s=each_s / 3)
+
+
+@dataclass(frozen=True)
 class Layout:
     """A way to compute an edge stage."""
 
     order: int
-    crew: tuple[str, ...]
-    """Who was there when it was made, the edge node first; some may have no tile in it."""
-    speeds: Mapping[str, float]
+    conditions: Conditions
+    """What it was made for."""
     steps: tuple[Step, ...]
     pieces: tuple[tuple[Cut, Cut, TileStack], ...]
     tasks: Mapping[str, tuple[TileTask, ...]]
     """By worker, the edge node left out."""
+
+    @property
+    def crew(self) -> tuple[str, ...]:
+        """Who was there when it was made, the edge node first; some may have no tile in it."""
+        return self.conditions.crew
 
     def work_s(self, worker: str) -> float:
         """Modelled seconds of all of a worker's tasks, on a node of speed 1."""
         tiled = (step for step in self.steps if isinstance(step, TiledStep))
         return sum(part.work_s for step in tiled for part in step.parts if part.worker == worker)
 
+    def ideal_s(self, speeds: Mapping[str, float]) -> float:
+        """The modelled time with these shares and those speeds, if nothing but computing took any."""
+        total = 0.0
+        for step in self.steps:
+            if isinstance(step, WholeStep):
+                total += step.work_s / speeds[self.crew[0]]
+            else:
+                busy: dict[str, float] = {}
+                for part in step.parts:
+                    busy[part.worker] = busy.get(part.worker, 0.0) + part.work_s / speeds[part.worker]
+                total += max(busy.values())
+        return total
+
     @property
     def merges(self) -> int:
         """Number of fused stacks."""
         return sum(isinstance(step, TiledStep) for step in self.steps)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a layout is made for."""
-
-    crew: tuple[str, ...]
-    speeds: Mapping[str, float]
-    goodput_bps: float
-
-    def model(self, block_s: Mapping[str, float]) -> Crew:
-        """As the cost model takes it."""
-        return Crew(tuple(self.speeds[name] for name in self.crew), block_s, self.goodput_bps)
 
 
 @dataclass(frozen=True)
@@ -132,7 +151,7 @@ class LayoutMaker:
     def alone(self, own: str) -> Layout:
         """Everything on the edge node, untiled."""
         piece = (self.start, self.end, TileStack(self.end.name))
-        return self._layout(Conditions((own,), {own: 1.0}, 1e9), (piece,))
+        return self._layout(Conditions((own,), {own: 1.0}), (piece,))
 
     def choose(self, conditions: Conditions) -> Layout:
         """The best layout for a crew: the plan's stacks, or the fastest ones where the plan leaves them open."""
@@ -141,6 +160,10 @@ class LayoutMaker:
         if self._given:
             return self.refit(conditions, self._given)
         choice = choose_stacks(self.captured, self.start, self.end, conditions.model(self.block_s))
+        return self.of_choice(conditions, choice)
+
+    def of_choice(self, conditions: Conditions, choice: StackChoice) -> Layout:
+        """The layout of any choice of stacks, the rivals' too."""
         return self._layout(conditions, tuple((piece.start, piece.end, piece.stack) for piece in choice.pieces))
 
     def refit(self, conditions: Conditions, pieces: Sequence[tuple[Cut, Cut, TileStack]]) -> Layout:
@@ -175,7 +198,7 @@ class LayoutMaker:
         tasks: dict[str, list[TileTask]] = {name: [] for name in conditions.crew[1:]}
         steps = tuple(self._step(conditions, tasks, *piece) for piece in pieces)
         given = {name: tuple(each) for name, each in tasks.items() if each}
-        return Layout(secrets.randbits(60), conditions.crew, dict(conditions.speeds), steps, pieces, given)
+        return Layout(secrets.randbits(60), conditions, steps, pieces, given)
 
     def _step(
         self, conditions: Conditions, tasks: dict[str, list[TileTask]], start: Cut, end: Cut, shares: TileStack
@@ -193,8 +216,17 @@ class LayoutMaker:
         for number, region in enumerate(grid(rows, columns)):
             worker = conditions.crew[number % len(conditions.crew)]
             own = tasks.get(worker, [])
-            predicted_s = work[number] / conditions.speeds[worker] + crossing[number] * 8 / conditions.goodput_bps
-            parts.append(Part(region, worker, len(own), work[number], predicted_s + 1e-3, *tile_specs(stack, region)))
+            predicted_s = work[number] / conditions.speeds[worker] + crossing[number] * 8 / conditions.wire.goodput_bps
+            parts.append(
+                Part(
+                    region,
+                    worker,
+                    len(own),
+                    work[number],
+                    predicted_s + conditions.wire.fixed_s,
+                    *tile_specs(stack, region),
+                )
+            )
             own.append(task_of(start, end, region))
         return TiledStep(stack, tuple(parts))
 

@@ -41,6 +41,12 @@ MAX_STREAMS = 256
 """Streams whose announcements are remembered; the one heard of longest ago is forgotten first."""
 
 FIRST_BPS = 1e9
+FIRST_FIXED_S = 6e-4
+"""Two messages over loopback between idle processes."""
+
+CROSSINGS = 64
+"""Tiles, of all workers, over which the wire's figures look back."""
+
 BPS_RANGE = (1e5, 2e11)
 MIN_TIMED_BYTES = 16384
 """Smaller tiles say nothing of a link's goodput."""
@@ -54,7 +60,6 @@ class Worker:
     """Modelled over measured time of tiles: 2 is twice as fast as the edge node was when its blocks were timed."""
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     """Measured over predicted turn-around."""
-    rates_bps: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     measured_s: float = float("-inf")
     is_out: bool = True
     ask_at_s: float = float("-inf")
@@ -82,6 +87,15 @@ class Timing:
     """Both ways."""
 
 
+@dataclass(frozen=True)
+class Wire:
+    """What tiles take to cross, there and back together."""
+
+    goodput_bps: float = FIRST_BPS
+    fixed_s: float = FIRST_FIXED_S
+    """Whatever their size: two messages, and the threads that wait for them."""
+
+
 class Roster:
     """All tile workers of one edge node, which is one itself. Safe to use from several threads."""
 
@@ -89,6 +103,7 @@ class Roster:
         self.own = own
         self._workers: dict[str, Worker] = {own: Worker(is_out=False)}
         self._present: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._crossings: deque[tuple[int, float]] = deque(maxlen=CROSSINGS)
         self._lock = threading.Lock()
 
     def see(self, stream: str, names: Iterable[str]) -> bool:
@@ -192,10 +207,7 @@ class Roster:
                 return
             worker.back_off_s = FIRST_BACK_OFF_S
             worker.ratios.append(timing.turnaround_s / timing.predicted_s)
-            crossing_s = timing.turnaround_s - timing.spent_s
-            if timing.nbytes >= MIN_TIMED_BYTES and crossing_s > 0:
-                low, high = BPS_RANGE
-                worker.rates_bps.append(min(high, max(low, timing.nbytes * 8 / crossing_s)))
+            self._crossings.append((timing.nbytes, max(0.0, timing.turnaround_s - timing.spent_s)))
 
     def computed(self, name: str, work_s: float, compute_s: float, now: float) -> None:
         """A worker took `compute_s` for its part of a frame, which is modelled to take `work_s`."""
@@ -224,11 +236,22 @@ class Roster:
             worker = self._workers.get(name)
             return 1.0 if worker is None else worker.speed
 
-    def goodput_bps(self) -> float:
-        """Median over all workers' tiles, of the bytes both ways and the time that they took to cross."""
+    def wire(self) -> Wire:
+        """What crossing takes, from the latest tiles of all workers, there and back.
+
+        The goodput is that of the larger half of the tiles that are large enough; what smaller ones take beyond it
+        is the fixed part.
+        """
         with self._lock:
-            rates = [rate for worker in self._workers.values() for rate in worker.rates_bps]
-            return statistics.median(rates) if rates else FIRST_BPS
+            crossings = sorted(self._crossings)
+        large = [(nbytes, seconds) for nbytes, seconds in crossings if nbytes >= MIN_TIMED_BYTES and seconds > 0]
+        if len(crossings) < FEW:
+            return Wire()
+        rates = [nbytes * 8 / seconds for nbytes, seconds in large[len(large) // 2 :]]
+        low, high = BPS_RANGE
+        goodput_bps = min(high, max(low, statistics.median(rates))) if rates else FIRST_BPS
+        fixed_s = statistics.median(max(0.0, seconds - nbytes * 8 / goodput_bps) for nbytes, seconds in crossings)
+        return Wire(goodput_bps, max(FIRST_FIXED_S, fixed_s))
 
     def deadline_s(self, name: str, predicted_s: float) -> float:
         """How long a tile may take whose turn-around is predicted: from the worker's own history."""

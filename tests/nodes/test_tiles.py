@@ -17,7 +17,8 @@ from nodes.edge import EdgeNode, beside, moved
 from nodes.node import NodeSettings
 from nodes.summary import Summary
 from nodes.tile import TileNode
-from nodes.tiles.roster import FEW, FIRST_BACK_OFF_S, FLOOR_S, MAX_BACK_OFF_S, Roster, Timing
+from nodes.tiles.roster import FEW, FIRST_BACK_OFF_S, FLOOR_S, MAX_BACK_OFF_S, Roster, Timing, Wire
+from nodes.tiles.stage import JUDGED_FRAMES, Record
 from pipeline.errors import PlanError
 from pipeline.frames import wire
 from pipeline.frames.results import Result
@@ -292,13 +293,28 @@ def test_the_fastest_worker_comes_first_and_old_speeds_are_doubted() -> None:
     assert roster.speed("a") == 1.0 and not roster.is_known("a")
 
 
-def test_goodput_is_read_off_large_tiles_only() -> None:
+def test_the_wires_figures_are_read_off_large_and_small_tiles() -> None:
     roster = _roster()
-    first = roster.goodput_bps()
-    roster.done("a", Timing(0.1, 0.1, 0.05, 100))
-    assert roster.goodput_bps() == first
-    roster.done("a", Timing(0.1, 0.15, 0.05, 1_000_000))
-    assert roster.goodput_bps() == pytest.approx(80e6)
+    assert roster.wire() == Wire()
+    for _ in range(FEW):
+        roster.done("a", Timing(0.1, 0.15, 0.05, 1_000_000))
+    assert roster.wire().goodput_bps == pytest.approx(80e6)
+    for _ in range(20):
+        roster.done("b", Timing(0.1, 0.06, 0.05, 100))
+    wire_now = roster.wire()
+    assert wire_now.goodput_bps == pytest.approx(80e6) and wire_now.fixed_s == pytest.approx(0.01, rel=0.01)
+
+
+def test_tiles_that_cost_time_are_given_up() -> None:
+    record = Record()
+    for _ in range(JUDGED_FRAMES):
+        record.add(True, 0.2)
+    assert record.is_worse_tiled(0.1) and not record.is_worse_tiled(0.3)
+    for _ in range(JUDGED_FRAMES):
+        record.add(False, 0.3)
+    assert not record.is_worse_tiled(0.1), "frames count more than the estimate"
+    record.begin(tiled=True)
+    assert not record.is_worse_tiled(0.1), "a new layout is judged by its own frames"
 
 
 # --- processes

@@ -1,0 +1,154 @@
+"""An edge node's coordinator in this process, tile workers in processes of their own, and stages that they share."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import zmq
+
+from nodes.launch import Family
+from nodes.outlet import Directory
+from nodes.sockets import SocketFactory
+from nodes.stage import EmulatedSpeed
+from nodes.tiles.coordinator import Coordinator
+from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Running
+from nodes.tiles.stage import TiledStage
+from pipeline.errors import NodeError
+from pipeline.model.capture import CapturedModel
+from pipeline.model.graph import INPUT, Cut
+from pipeline.model.spec import LoadedModel, load_model
+from pipeline.plan import Link, Plan, Stage, Tier, TilePlan
+from pipeline.tiling.analysis import analysis_of
+from pipeline.tiling.fuse import waists_between
+from scheduler.reports import Endpoints
+
+EDGE, STREAM = "edge-1", "bench"
+READY_S = 300.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """An edge node with its workers, and a stage: the network's convolutional part."""
+
+    captured: CapturedModel
+    coordinator: Coordinator
+    stage: TiledStage
+    end: Cut
+
+    def conditions(self) -> Conditions:
+        """The crew as it is measured now."""
+        roster = self.coordinator.roster
+        crew = roster.crew(STREAM, None)
+        return Conditions(crew, {name: roster.speed(name) for name in crew}, roster.wire())
+
+    def prepare(self, layout: Layout) -> Layout:
+        """Have everybody build and warm a layout.
+
+        Raises:
+            NodeError: a worker does not.
+        """
+        if not self.coordinator.prepare(self.stage, layout):
+            raise NodeError("tile workers", "not ready for a layout")
+        return layout
+
+    def frame_s(self, layout: Layout) -> float:
+        """Seconds of one frame, from the stage's input to its merged output."""
+        self.stage.layout = layout
+        inputs = {INPUT: torch.zeros_like(self.captured.example)}
+        begin = time.perf_counter()
+        self.stage.compute(inputs)
+        return time.perf_counter() - begin
+
+    def settle(self, rounds: int) -> Layout:
+        """Our layout, fitted to the speeds that its own frames show."""
+        layout = self.prepare(self.stage.maker.choose(self.conditions()))
+        for _ in range(2):
+            for _ in range(rounds):
+                self.frame_s(layout)
+            layout = self.prepare(self.stage.maker.choose(self.conditions()))
+        return layout
+
+
+def interleaved(site: Site, layouts: Mapping[str, Layout], rounds: int) -> dict[str, list[float]]:
+    """Frame times of several layouts, in turns, so that whatever else the machine does falls on all."""
+    times: dict[str, list[float]] = {name: [] for name in layouts}
+    for number in range(rounds + 1):
+        for name, layout in layouts.items():
+            seconds = site.frame_s(layout)
+            if number:
+                times[name].append(seconds)
+    return times
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def convolutional_end(captured: CapturedModel) -> Cut:
+    """The last waist with maps: what is behind it (pooling, fully connected layers) cannot be tiled."""
+    graph = captured.graph
+    cuts = waists_between(captured, graph.cuts[0], graph.cuts[-1])
+    analysis = analysis_of(captured)
+    tileable = [last for first, last in itertools.pairwise(cuts) if analysis.why_no_stack(first, last) is None]
+    return tileable[-1]
+
+
+@contextlib.contextmanager
+def site(spec: str, speeds: Sequence[float]) -> Iterator[Site]:
+    """Start an edge node here and a worker process for each further speed.
+
+    Args:
+        spec: the network.
+        speeds: emulated fractions of this machine's speed, the edge node's own first.
+    """
+    model = load_model(spec)
+    factory, directory = SocketFactory(zmq.Context()), Directory()
+    coordinator = Coordinator(EDGE, model.captured, factory, directory)
+    coordinator.speed = EmulatedSpeed(speeds[0])
+    inbox, endpoint = factory.pull("tcp://127.0.0.1:*")
+    with tempfile.TemporaryDirectory() as logs, Family(Path(logs)) as family:
+        coordinator.start(inbox)
+        try:
+            names = [f"tile-{number}" for number in range(1, len(speeds))]
+            for name, speed in zip(names, speeds[1:], strict=True):
+                family.start(name, [
+                    "tile", "--name", name, "--model", spec, "--peer", f"{EDGE}={endpoint}",
+                    "--torch-threads", "1", "--emulate-speed", str(speed),
+                ])  # fmt: skip
+            for name in names:
+                family.wait_ready(family.children[name], READY_S)
+                directory.learn_peer(name, Endpoints(tiles=family.children[name].endpoints["tiles"]))
+            coordinator.roster.see(STREAM, names)
+            _await_crew(coordinator, len(speeds))
+            end = convolutional_end(model.captured)
+            yield Site(model.captured, coordinator, _stage(model, coordinator, end), end)
+        finally:
+            coordinator.stop()
+    factory.context.term()
+
+
+def _stage(model: LoadedModel, coordinator: Coordinator, end: Cut) -> TiledStage:
+    captured = model.captured
+    stages = (Stage(Tier.DEVICE, "device-1", INPUT), Stage(Tier.EDGE, EDGE, end.name), Stage(Tier.CLOUD, "c", "output"))
+    tiles = TilePlan((), (EDGE,), open=True)
+    plan = Plan(1, STREAM, captured.graph.fingerprint, stages, (Link(), Link()), tiles)
+    maker = LayoutMaker(captured, captured.graph.cut(INPUT), end, tiles, Running())
+    return TiledStage(plan, tiles, maker, coordinator.site)
+
+
+def _await_crew(coordinator: Coordinator, count: int) -> None:
+    until_s, pause = time.monotonic() + READY_S, threading.Event()
+    while len(coordinator.roster.crew(STREAM, None)) < count:
+        if time.monotonic() > until_s:
+            raise NodeError("tile workers", "do not answer")
+        pause.wait(0.05)

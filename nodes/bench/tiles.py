@@ -1,0 +1,191 @@
+"""Tiles: two workers beside one, unequal workers beside the ideal, our choice of stacks beside the choices of others.
+
+The edge node is this process, with one torch thread; every further worker is a process of its own, as `anabranch
+tile` starts it. A frame's time is from the stage's input to the merged output: splitting, packing, both transfers,
+computing and merging are in it. Layouts are measured in turns; a figure is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+import torch
+
+from nodes.bench._crew import Site, convolutional_end, interleaved, ratio, site
+from nodes.bench.report import Bar, BenchReport, Cell
+from nodes.tiles.layout import Layout
+from pipeline.errors import PlanError
+from pipeline.model.capture import CapturedModel
+from pipeline.model.spec import load_model
+from pipeline.tiling.analysis import analysis_of
+from pipeline.tiling.crew import Crew
+from pipeline.tiling.fuse import (
+    StackChoice,
+    choose_stacks,
+    equal_strips,
+    fuse_everything,
+    merge_every_layer,
+    waists_between,
+)
+from pipeline.tiling.halo import halo_overhead
+from pipeline.tiling.regions import equal_shares
+
+MEASURED = ("pytorchcv.models.vgg:vgg16", "pytorchcv.models.darknet53:darknet53")
+TABLED = (
+    "pytorchcv.models.alexnet:alexnet",
+    "pytorchcv.models.vgg:vgg16",
+    "pytorchcv.models.resnet:resnet18",
+    "pytorchcv.models.darknet53:darknet53",
+    "pytorchcv.models.inceptionv4:inceptionv4",
+)
+GRIDS = ((2, 1), (4, 1), (2, 2), (3, 3), (4, 4))
+DEPTHS = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the convolutional part's operations up to which the halo table fuses."""
+
+UNEQUAL = (0.5, 0.25, 0.125)
+"""Speeds of 1, 1/2 and 1/4, all at half of this machine's, so that three processes fit on two cores."""
+
+RIVALS: dict[str, Callable[..., StackChoice]] = {
+    "fuse everything (DeepThings)": fuse_everything,
+    "merge every layer (MoDNN)": merge_every_layer,
+    "equal strips (D3)": equal_strips,
+}
+ROUNDS = 7
+MIN_SPEED_UP = 1.7
+MAX_OVER_IDEAL = 1.1
+
+
+def run(models: Sequence[str] = MEASURED, rounds: int = ROUNDS, tabled: Sequence[str] = TABLED) -> BenchReport:
+    """Measure, and tabulate the halo.
+
+    Args:
+        models: networks whose convolutional part is measured.
+        rounds: frames of each layout that count.
+        tabled: networks of the halo table.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Cell]] = []
+    bars: list[Bar] = []
+    try:
+        for spec in models:
+            _even(spec, rounds, rows, bars)
+            _uneven(spec, rounds, rows, bars)
+        for spec in tabled:
+            rows.extend(_halo(load_model(spec).captured))
+    finally:
+        torch.set_num_threads(before)
+    notes = [f"medians of {rounds} rounds in turns; one torch thread per process; random weights; lossless tiles"]
+    return BenchReport("tiles", rows, bars, notes)
+
+
+def _even(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]) -> None:
+    """Two workers of this machine's full speed."""
+    with site(spec, (1.0, 1.0)) as here:
+        name = here.captured.graph.name
+        ours = here.settle(rounds)
+        layouts = {"one worker": here.stage.maker.alone(ours.crew[0]), "ours": ours, **_rivals(here)}
+        times = interleaved(here, layouts, rounds)
+        _report(f"{name}, 2 workers", ours, layouts, times, (rows, bars))
+    bars.append(Bar(f"{name}: one worker / two", ratio(times["one worker"], times["ours"]), MIN_SPEED_UP, "min"))
+
+
+def _uneven(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]) -> None:
+    """Workers of unequal speeds: beside the ideal for their shares, as far as that can be measured beside them."""
+    with site(spec, UNEQUAL) as here:
+        name = here.captured.graph.name
+        ours = here.settle(rounds)
+        alone = here.stage.maker.alone(ours.crew[0])
+        layouts = {"one worker": alone, "ours": ours, **_rivals(here)}
+        times = interleaved(here, layouts, rounds)
+        _report(f"{name}, speeds 1, 1/2, 1/4", ours, layouts, times, (rows, bars))
+    speeds = [speed / UNEQUAL[0] for speed in UNEQUAL]
+    shares = [ours.work_s(worker) for worker in ours.crew]
+    # The model gives the ideal as a share of the untiled time; the untiled time is measured beside it.
+    ideal = _ideal(ours, speeds) / sum(here.stage.maker.block_s.values())
+    over = ratio(times["ours"], times["one worker"]) / ideal
+    rows.append({
+        "what": f"{name}: shares", "layout": ", ".join(f"{share / sum(shares):.0%}" for share in shares),
+        "ideal / one worker": round(ideal, 3), "over ideal": round(over, 3),
+    })  # fmt: skip
+    bars.append(Bar(f"{name}: frame / ideal for the shares", over, MAX_OVER_IDEAL, "max"))
+
+
+def _ideal(layout: Layout, speeds: Sequence[float]) -> float:
+    """Seconds at which all would be done, did nothing but computing take time; by the nominal speeds.
+
+    The crew is the edge node and then the workers, the fastest first, as `speeds` are.
+    """
+    return layout.ideal_s(dict(zip(layout.crew, speeds, strict=True)))
+
+
+def _rivals(here: Site) -> dict[str, Layout]:
+    conditions = here.conditions()
+    crew = conditions.model(here.stage.maker.block_s)
+    start = here.captured.graph.cuts[0]
+    found = {}
+    for name, choose in RIVALS.items():
+        choice = choose(here.captured, start, here.end, crew)
+        found[name] = here.prepare(here.stage.maker.of_choice(conditions, choice))
+    return found
+
+
+def _report(
+    label: str,
+    ours: Layout,
+    layouts: dict[str, Layout],
+    times: dict[str, list[float]],
+    into: tuple[list[dict[str, Cell]], list[Bar]],
+) -> None:
+    rows, bars = into
+    for name, layout in layouts.items():
+        rows.append({
+            "what": label, "layout": name, "stacks": layout.merges,
+            "frame_ms": round(1e3 * statistics.median(times[name]), 1),
+            "speed-up": round(ratio(times["one worker"], times[name]), 2),
+        })  # fmt: skip
+        if name in RIVALS and layout.pieces != ours.pieces:
+            bars.append(Bar(f"{label}: {name} / ours", ratio(times[name], times["ours"]), 1.0, "min"))
+
+
+def _halo(captured: CapturedModel) -> list[dict[str, Cell]]:
+    """Work computed twice, by depth and grid, everything from the picture to a cut as one fused stack."""
+    graph, start, end = captured.graph, captured.graph.cuts[0], convolutional_end(captured)
+    cuts = [
+        cut
+        for cut in waists_between(captured, start, end)[1:]
+        if analysis_of(captured).why_no_stack(start, cut) is None
+    ]
+    work = {cut.name: sum(block.flops for block in graph.between(start, cut)) for cut in cuts}
+    rows = []
+    for depth in DEPTHS:
+        cut = min(cuts, key=lambda each: abs(work[each.name] - depth * work[end.name]))
+        row: dict[str, Cell] = {
+            "what": f"{graph.name}: halo",
+            "fused until": cut.name,
+            "depth": f"{work[cut.name] / work[end.name]:.0%}",
+        }
+        for down, across in GRIDS:
+            try:
+                extra = halo_overhead(captured, start, cut, equal_shares(down), equal_shares(across))
+                row[f"{down}x{across}"] = f"{extra:.0%}"
+            except PlanError:  # fewer rows or columns than tiles
+                row[f"{down}x{across}"] = None
+        rows.append(row)
+    return [*rows, *_chosen(captured)]
+
+
+def _chosen(captured: CapturedModel) -> list[dict[str, Cell]]:
+    """The stacks that the system chooses for equal workers at 50 GFLOP/s each and 1 Gbit/s."""
+    graph = captured.graph
+    block_s = {block.name: block.flops / 50e9 for block in graph.blocks}
+    rows: list[dict[str, Cell]] = []
+    for count in (2, 4):
+        choice = choose_stacks(captured, graph.cuts[0], convolutional_end(captured), Crew((1.0,) * count, block_s))
+        tiled = [piece for piece in choice.pieces if piece.tiles > 1]
+        rows.append({
+            "what": f"{graph.name}: chosen for {count}", "stacks": len(tiled),
+            "fused until": ", ".join(piece.end.name for piece in tiled),
+        })  # fmt: skip
+    return rows
