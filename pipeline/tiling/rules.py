@@ -140,15 +140,16 @@ def reshape(node: fx.Node, layouts: Layouts) -> Operator:
     """Views: rows and columns survive where an axis of the same size has the same number of elements before it."""
     source, layout = _source(node, layouts)
     before, after = shape_of(source) or (), shape_of(node) or ()
-    row_axis = _same_axis(before, layout.row_axis, after, 0)
-    column_axis = _same_axis(before, layout.column_axis, after, 0 if row_axis is None else row_axis + 1)
+    column_axis = _same_axis(before, layout.column_axis, after)
+    row_axis = _same_axis(before, layout.row_axis, after[:column_axis])
     if row_axis is None or column_axis is None:
         return blocked(node, "flatten: joins rows and columns with other axes")
     return _unary(node, layouts, Layout(row_axis, column_axis, layout.height, layout.width), Kind.RESHAPE)
 
 
-def _same_axis(before: tuple[int, ...], axis: int, after: tuple[int, ...], start: int) -> int | None:
-    for candidate in range(start, len(after)):
+def _same_axis(before: tuple[int, ...], axis: int, after: tuple[int, ...]) -> int | None:
+    """The last that fits: an axis of one row has others of size 1 before it that would fit as well."""
+    for candidate in reversed(range(len(after))):
         if after[candidate] == before[axis] and math.prod(after[:candidate]) == math.prod(before[:axis]):
             return candidate
     return None

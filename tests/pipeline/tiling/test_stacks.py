@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
@@ -25,6 +25,8 @@ def check(flat: Flat, last: fx.Node, picks: list[Region]) -> None:
     source = next(node for node in flat.program.graph.nodes if node.op == "placeholder")
     x = torch.randn(flat.shape(source), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = flat.run(last, x)
+    # A dilated pooling window that lies wholly in the padding gives minus infinity, tiled or not.
+    assume(bool(torch.isfinite(expected).all()))
     for region in picks:
         tile = flat.run_tile(operators, last, region, x)
         assert relative_error(tile, crop(expected, region), expected) < 1e-12
@@ -40,7 +42,20 @@ def test_any_tile_of_any_stack_equals_the_whole_map(data: st.DataObject) -> None
     check(flat, last, [data.draw(regions(*flat.shape(last)[2:])) for _ in range(3)])
 
 
+@given(st.data())
+@settings(SETTINGS, max_examples=10)
+def test_a_map_of_one_row_keeps_its_axes_through_a_channel_shuffle(data: st.DataObject) -> None:
+    flat = Flat()
+    x = flat.input(1, 2, 1, 6)
+    parts = flat.call(torch.ops.aten.reshape.default, x, [-1, 2, 1, 1, 6])
+    mixed = flat.call(torch.ops.aten.transpose.int, parts, 1, 2)
+    back = flat.call(torch.ops.aten.reshape.default, mixed, [-1, 2, 1, 6])
+    last = flat.call(torch.ops.aten.max_pool2d.default, back, [1, 3], [1, 1], [0, 1])
+    check(flat, last, [data.draw(regions(1, 6))])
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @given(st.data())
 @settings(SETTINGS, max_examples=4000)
 def test_any_tile_of_many_stacks_equals_the_whole_map(data: st.DataObject) -> None:
