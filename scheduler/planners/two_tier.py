@@ -9,7 +9,8 @@ a hard constraint; rank by the soft objectives in order of priority; compute, pa
 it may use every convex cut and our measured segments, and any codec that quantises linearly; it looks one cut at a
 time, has no third tier, and no picture codec.
 
-Both are allowed to take the edge for their server where that is better, and so are better here than as published.
+Both may take the edge for their server where that is better, and Neurosurgeon's part there is tiled where there are
+tile workers: both are better here than as published.
 """
 
 from __future__ import annotations
