@@ -29,6 +29,9 @@ CUSUM_LIMIT = 4.0
 CUSUM_CLIP = 3.0
 """The most that one sample counts for: a single outlier is no change."""
 
+CUSUM_CLEAR = 2.0
+"""A sample this many standard deviations off is the change itself, not noise before it."""
+
 NOISE_GAIN = 0.05
 NOISE_BOUNDS = (0.03, 0.5)
 """Bounds of the log noise of one sample."""
@@ -197,27 +200,32 @@ class RatioTracker:
 
 
 class _Side:
-    """One side of the CUSUM test, with the samples since the sum was last zero.
+    """One side of the CUSUM test, with the samples since the change began.
 
-    The first of them is kept apart: as a rule the change fell into it, and it belongs to neither level.
+    It began where the sum was last zero, or with the first clear sample behind weak ones: noise alone keeps the sum
+    above zero for a while, and samples of the old level weigh the most where the new one is faster. The first sample
+    is kept apart: as a rule the change fell into it, and it belongs to neither level.
     """
 
     def __init__(self) -> None:
         self.level = 0.0
         self.since = _Sum()
-        self._begun = False
+        self._begun = self._clear = False
 
     def reset(self) -> None:
-        self.level, self.since, self._begun = 0.0, _Sum(), False
+        self.level, self.since, self._begun, self._clear = 0.0, _Sum(), False, False
 
     def add(self, deviation: float, top: float, bottom: float) -> bool:
         self.level += min(CUSUM_CLIP, max(-CUSUM_CLIP, deviation)) - CUSUM_SLACK
         if self.level <= 0.0:
             self.reset()
             return False
-        if self._begun:
+        clear = deviation >= CUSUM_CLEAR
+        if self._begun and (self._clear or not clear):
             self.since.add(top, bottom)
-        self._begun = True
+        elif clear:
+            self.since = _Sum()
+        self._begun, self._clear = True, self._clear or clear
         return self.level > CUSUM_LIMIT and self.since.count > 0.0
 
 
