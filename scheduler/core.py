@@ -39,7 +39,6 @@ from scheduler.streams import (
     StreamState,
     about,
     device_only,
-    participants,
     settled,
 )
 from scheduler.views import link_views, node_views, stream_view
@@ -67,8 +66,6 @@ class CoreConfig:
     planning: PlanningConfig = field(default_factory=PlanningConfig)
     heartbeat_s: float = 1.0
     """Announcements and the cluster's state are published again at this interval."""
-    sweep_s: float = 0.25
-    """Deaths, time-outs and plans that are due are looked at this often."""
     measure_s: float = 5.0
     """After a switch, this long until its gain is read off the device's figures."""
 
@@ -89,7 +86,6 @@ class SchedulerCore:
         self._log: deque[str] = deque(maxlen=MAX_LOG)
         self._out: list[Instruction] = []
         self._latest_s: float | None = None
-        self._swept_s = float("-inf")
         self._beat_s = float("-inf")
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -115,7 +111,8 @@ class SchedulerCore:
             if event.stream != VIEWERS:
                 self._settings.pop(event.stream, None)
             self._apply_settings()
-        if isinstance(event, Tick | StreamConfigured | StreamRemoved) or now - self._swept_s >= self.config.sweep_s:
+        # Not on a report: those behind it in the queue may be of nodes that would be taken for dead.
+        if isinstance(event, Tick | StreamConfigured | StreamRemoved):
             self._sweep(now)
         for state in self.streams.values():
             if state.changed and self.registry.usable(state.device):
@@ -149,8 +146,9 @@ class SchedulerCore:
         self._take_figures(record, None if was is None else was.incarnation, now)
         self._take_streams(record, heard is Heard.RESTARTED, now)
         self._check_model(record, now)
-        for state in self.streams.values():
-            if state.prepared is not None and record.name in participants(state.prepared.plan):
+        for ready in record.report.epochs:  # not all streams: with hundreds of them, that took most of the time
+            state = self.streams.get(ready.stream)
+            if state is not None and state.prepared is not None:
                 self._advance(state, now)
 
     def _node_came(self, record: NodeRecord, heard: Heard, now: float) -> None:
@@ -350,7 +348,6 @@ class SchedulerCore:
     # --- the regular round ---------------------------------------------------------------------------------
 
     def _sweep(self, now: float) -> None:
-        self._swept_s = now
         for record in self.registry.expire(now):
             self._node_gone(record, "missed its heartbeats", now)
         for state in list(self.streams.values()):

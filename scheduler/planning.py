@@ -30,7 +30,7 @@ class PlanningConfig:
     """A new stream is first planned after this: nodes register and links are probed meanwhile."""
     missing_s: float = 10.0
     """A node that a fixed plan names and nobody has heard of is reported after this."""
-    plans_per_sweep: int = 16
+    plans_per_sweep: int = 3
     """Bounds the time that one event takes; streams take turns, the urgent ones first."""
 
 

@@ -40,6 +40,9 @@ TICK_S = 0.25
 POLL_MS = 20
 """Most that a wait for reports takes, so that injected events and `stop` are soon seen."""
 
+MAX_BATCH = 2000
+"""Reports taken between two ticks; more are a flood, and must not stop the clock."""
+
 MAX_LOG_BYTES = 1 << 30
 """The event log stops growing here: at 20 kB/s for ten nodes that is half a day; a longer run keeps its decisions."""
 
@@ -122,7 +125,11 @@ class SchedulerService:
             due_s = time.monotonic()
             while not stop.is_set():
                 wait_ms = max(0, min(POLL_MS, int((due_s - time.monotonic()) * 1000)))
-                if self._reports.poll(wait_ms):
+                # All that waits is heard before the clock is: while the core plans, reports queue up, and their
+                # senders must not be taken for dead.
+                for waited in range(MAX_BATCH):
+                    if not self._reports.poll(0 if waited else wait_ms):
+                        break
                     self._receive()
                 while not self._injected.empty():
                     self._handle(self._injected.get())
