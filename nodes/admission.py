@@ -158,6 +158,12 @@ class Admission:
             in_force = lambda: self.plan.epoch > 0 or self._stopping  # noqa: E731
             return self._changed.wait_for(in_force, max(0.0, min(timeout_s, CHECK_S)))
 
+    def narrow(self, window: int) -> None:
+        """Let only so many frames be in flight, until the next plan."""
+        with self._changed:
+            self.ledger.window = window
+            self._changed.notify_all()
+
     # --- the stage's side
 
     def attempts(self) -> Iterator[Attempt]:
