@@ -36,7 +36,8 @@ class PolicyConfig:
     """Added to the margin for every switch for a gain below `large_gain` within `memory_s`."""
     memory_s: float = 300.0
     forced_memory_s: float = 60.0
-    """A switch that was forced doubles the dwell time for this long."""
+    """A second switch that was forced within this time doubles the dwell time, and so does each further one: what let a
+    plan down once may be over soon, what did so again is not."""
     max_dwell_s: float = 30.0
 
 
@@ -109,7 +110,7 @@ class SwitchPolicy:
         Args:
             now: when.
             ratio: the gain that was hoped for.
-            forced: whether a broken bound or a lost node forced it: the way back then takes twice the dwell time.
+            forced: whether a broken bound or a lost node forced it: the way back then takes the dwell time at least.
         """
         self._latest_s = now
         if forced:
@@ -130,7 +131,7 @@ class SwitchPolicy:
         forced = sum(1 for at in self._forced if now - at < self.config.forced_memory_s)
         if large and not forced:
             return 0.0
-        dwell_s = min(self.config.max_dwell_s, self.config.dwell_s * 2.0**forced)
+        dwell_s = min(self.config.max_dwell_s, self.config.dwell_s * 2.0 ** max(0, forced - 1))
         since = now if self._better_since_s is None else self._better_since_s
         confirmed = 0.0 if large else since + self.config.confirm_s - now
         return max(self._latest_s + dwell_s - now, confirmed)
