@@ -337,9 +337,9 @@ class SchedulerCore:
                 self._lose_in(state, node, "has not been heard of", now)
 
     def _hurry(self, nodes: set[str]) -> None:
-        """Plan the streams that these nodes matter to at once."""
+        """Plan the streams at once that the link between these nodes matters to, and not all that share a server."""
         for state in self.streams.values():
-            state.urgent = state.urgent or state.device in nodes or bool(nodes.intersection(state.current.nodes))
+            state.urgent = state.urgent or state.device in nodes or nodes.issubset(state.current.nodes)
 
     def _hurry_others(self, one: StreamState) -> None:
         for state in self.streams.values():

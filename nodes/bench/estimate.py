@@ -44,8 +44,11 @@ FILL = 0.6
 
 LINK = ("sender", "receiver")
 REAL = (
-    "mahimahi/ATT-LTE-driving.down",
+    "mahimahi/ATT-LTE-driving-2016.down",
+    "mahimahi/ATT-LTE-driving-2016.up",
+    "mahimahi/TMobile-UMTS-driving.down",
     "mahimahi/Verizon-LTE-short.down",
+    "mahimahi/Verizon-LTE-short.up",
     "norway_hsdpa/bus.ljansbakken-oslo-report.2010-09-29_1823CEST.txt",
     "lumos5g/5g_trace_41_walking.txt",
 )

@@ -60,6 +60,9 @@ ROUTES = (
 )
 CODECS = ("fp32", "fp16", "q8", "q6", "q4", "q8c")
 PICTURE_CODECS = ("fp32", "jpeg90", "webp75")
+PICTURES_SHARE = 0.25
+"""Of the plans that leave the device: these send the picture itself."""
+
 STEADY_FRAMES = 6
 """Frames under a plan that has settled, before the next switch is asked for: what its own latencies are read off."""
 
@@ -146,6 +149,8 @@ def catalogue(graph: ModelGraph, count: int, rng: random.Random) -> list[Plan]:
 def _draw(graph: ModelGraph, route: Sequence[Tier], rng: random.Random) -> Plan:
     while True:
         cuts = sorted(rng.sample(graph.cuts[:-1], len(route) - 1), key=lambda cut: cut.mask.bit_count())
+        if cuts and rng.random() < PICTURES_SHARE:
+            cuts[0] = graph.cuts[0]
         if all(a.before(b) for a, b in itertools.pairwise(cuts)):
             break
     names = [*(cut.name for cut in cuts), OUTPUT]
