@@ -92,6 +92,14 @@ def test_the_oracle_is_not_beaten_and_the_joint_policy_is_near_it() -> None:
     assert rates["joint"] >= 0.99 * max(rates[name] for name in ("device-only", "cloud-only", "dyno"))
 
 
+def test_cloud_only_goes_to_the_cloud_even_where_the_device_is_faster() -> None:
+    record = simulate(scenario(0.2e6, policy="cloud-only"))
+    alone = simulate(scenario(0.2e6, policy="device-only"))
+    in_cloud = {use.plan.epoch for use in record.plans if use.plan.stages[-1].tier is Tier.CLOUD}
+    assert sum(record.totals.epochs.get(epoch, 0) for epoch in in_cloud) > 0.9 * record.totals.results
+    assert record.totals.fps < alone.totals.fps
+
+
 def test_the_core_estimates_the_link_that_it_cannot_see() -> None:
     record = simulate(scenario(STEPS))
     link = next(each for each in record.links if each.name == "device-1-edge-1")
