@@ -19,6 +19,9 @@ SAMPLES = 16
 FLOOR_S = 0.03
 """Slack of every deadline: a busy machine's scheduler may let a ready process wait for that long."""
 
+MOST_SLACK_S = 0.1
+"""Jitter that any worker is granted, however small its tiles."""
+
 MADS = 8.0
 """A deadline lies so many (normal-consistent) median absolute deviations behind the median: ordinary jitter stays
 in time."""
@@ -253,8 +256,12 @@ class Roster:
         fixed_s = statistics.median(max(0.0, seconds - nbytes * 8 / goodput_bps) for nbytes, seconds in crossings)
         return Wire(goodput_bps, max(FIRST_FIXED_S, fixed_s))
 
-    def deadline_s(self, name: str, predicted_s: float) -> float:
-        """How long a tile may take whose turn-around is predicted: from the worker's own history."""
+    def deadline_s(self, name: str, predicted_s: float, local_s: float) -> float:
+        """How long a tile may take whose turn-around is predicted: from the worker's own history.
+
+        Beyond the usual turn-around nobody waits longer than computing the tile here would take (`local_s`): so a
+        lost tile costs at most twice what it need have cost, however erratic the worker was.
+        """
         with self._lock:
             worker = self._workers.get(name)
             ratios = list(worker.ratios) if worker is not None else []
@@ -262,7 +269,8 @@ class Roster:
             return FIRST_FACTOR * predicted_s + FIRST_SLACK_S
         median = statistics.median(ratios)
         spread = NORMAL * statistics.median(abs(ratio - median) for ratio in ratios)
-        return predicted_s * max(median + MADS * spread, 1.5 * median) + FLOOR_S
+        slack_s = predicted_s * max(MADS * spread, 0.5 * median)
+        return predicted_s * median + min(slack_s, max(local_s, MOST_SLACK_S)) + FLOOR_S
 
     def misses(self) -> dict[str, int]:
         """Deadlines missed, by worker; those that missed none are left out."""

@@ -161,7 +161,9 @@ class TiledStage:
         header = Tile(
             self._roster.own, self.plan.stream, self.plan.epoch, layout.order, part.task, self._post.ticket(), ()
         )
-        deadline_s = now + self._roster.deadline_s(part.worker, part.predicted_s)
+        deadline_s = now + self._roster.deadline_s(
+            part.worker, part.predicted_s, part.work_s / self._roster.speed(self._roster.own)
+        )
         request = Request(part, header, self.tiles.codec, tensors, now, deadline_s)
         self._post.request(request)
         return request

@@ -260,27 +260,34 @@ def test_a_silent_worker_is_asked_ever_less_often() -> None:
 
 def test_deadlines_follow_the_workers_own_history() -> None:
     roster = _roster()
-    wide = roster.deadline_s("a", 0.1)
+    wide = roster.deadline_s("a", 0.1, 0.5)
     for number in range(10):
         roster.done("a", Timing(0.1, 0.1, 0.09, 0))
         roster.done("b", Timing(0.1, 0.1 + 0.05 * (number % 3), 0.09, 0))
-    assert roster.deadline_s("a", 0.1) == pytest.approx(0.15 + FLOOR_S)
-    assert roster.deadline_s("a", 0.1) < min(wide, roster.deadline_s("b", 0.1))
-    assert roster.deadline_s("a", 0.2) == pytest.approx(0.3 + FLOOR_S)
+    assert roster.deadline_s("a", 0.1, 0.5) == pytest.approx(0.15 + FLOOR_S)
+    assert roster.deadline_s("a", 0.1, 0.5) < min(wide, roster.deadline_s("b", 0.1, 0.5))
+    assert roster.deadline_s("a", 0.2, 0.5) == pytest.approx(0.3 + FLOOR_S)
+
+
+def test_nobody_waits_longer_for_an_erratic_worker_than_it_takes_to_do_its_work() -> None:
+    roster = _roster()
+    for number in range(16):
+        roster.done("a", Timing(0.1, 0.1 * (1 + 10 * (number % 2)), 0.0, 0))
+    assert roster.deadline_s("a", 0.1, 0.2) == pytest.approx(0.6 + 0.2 + FLOOR_S)
 
 
 def test_a_late_answer_brings_the_worker_back_and_widens_its_deadline() -> None:
     roster = _roster()
     for _ in range(FEW):
         roster.done("a", Timing(0.1, 0.1, 0.09, 0))
-    before = roster.deadline_s("a", 0.1)
+    before = roster.deadline_s("a", 0.1, 0.5)
     roster.missed("a", 1.0)
     assert not roster.is_ready("a") and roster.crew("s", None) == ("edge", "b")
     assert roster.misses() == {"a": 1}
     assert roster.late("a", 4.0) and roster.is_ready("a")
     for _ in range(FEW):
         roster.late("a", 4.0)
-    assert roster.deadline_s("a", 0.1) > before
+    assert roster.deadline_s("a", 0.1, 0.5) > before
 
 
 def test_the_fastest_worker_comes_first_and_old_speeds_are_doubted() -> None:
