@@ -269,7 +269,7 @@ class SchedulerCore:
             kind = "switched" if outcome == "switched" else "adopt"
             self._note(about(state, kind, state.reason, now, state.current))
             state.record_switch(now, gained if outcome == "switched" else None)
-            state.urgent = True
+            state.urgent = state.urgent or outcome == "adopted"
             if outcome == "adopted" and told.fallback:
                 state.retreated(heading, now)
                 state.policy.switched(now, forced=True)
