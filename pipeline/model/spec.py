@@ -11,9 +11,7 @@ import csv
 import functools
 import importlib
 import os
-import pickle
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +112,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(thing, "no such file", "check the path") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # torch has no common base for what an unreadable file makes it raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             thing, f"not a readable state dict ({reason[:120]})", "save it as a dict of tensors"
@@ -262,7 +260,7 @@ def _from_archive(path: Path, preprocess: Preprocess | None) -> PlainModel:
     try:
         with _no_pickled_code():
             program = torch.export.load(path, extra_files=extra)
-    except (RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # see `load_weights`
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             thing, f"not a .pt2 of this torch ({reason[:120]})", "write it with torch.export.save"
@@ -296,7 +294,7 @@ def _read_extras(text: str | bytes, thing: str) -> Extras | None:
 
 @contextlib.contextmanager
 def _no_pickled_code() -> Iterator[None]:
-    """torch.export.load reads some parts of an archive with pickle; this makes torch refuse all but plain tensors."""
+    """torch.export.load may run code from some parts of an archive; this makes torch refuse all but plain tensors."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
