@@ -114,7 +114,7 @@ class Coordinator:
         start, end = plan.span(hop, self.captured.graph)
         stage = TiledStage(plan, tiles, LayoutMaker(self.captured, start, end, tiles, how), self.site)
         for step in stage.layout.steps:
-            _warm(step, self.roster.own)
+            _warm(step)
         if self._started:
             self._stages.add(stage)
             self._kick.set()
@@ -212,7 +212,7 @@ class Coordinator:
         for worker, tasks in layout.tasks.items():
             self.post.order(worker, self._order(layout.order, stage.tiles.codec, tasks))
         for step in layout.steps:
-            _warm(step, self.roster.own)
+            _warm(step)
             for part in step.parts if isinstance(step, TiledStep) else ():
                 try_codec((*part.inputs, *part.outputs), stage.tiles.codec)
         ready = [self._is_prepared(stage, layout, worker) for worker in layout.tasks]
@@ -265,13 +265,13 @@ def _wire_moved(layout: Layout, conditions: Conditions) -> bool:
     return any(max(ratio, 1 / ratio) > REWIRE for ratio in ratios)
 
 
-def _warm(step: Step, own: str) -> None:
+def _warm(step: Step) -> None:
+    """Make ready all of a step, the workers' tiles too: the edge node computes one of them when its worker is late."""
     if isinstance(step, WholeStep):
         step.segment.warm(1)
         return
     for part in step.parts:
-        if part.worker == own:
-            step.stack.warm(part.region, 1)
+        step.stack.warm(part.region, 1)
 
 
 def _check_codec(name: str) -> None:
