@@ -28,9 +28,7 @@ def replay(
     labels: opt.Labels = None,
     frames: Frames = None,
     admit: Annotated[Admit, typer.Option("--admit", help="What a full window does to the source.")] = Admit.EVERY,
-    policy: Annotated[
-        str, typer.Option(help="joint, hpa, dyno, dads, device-only, cloud-only.")
-    ] = "joint",
+    policy: Annotated[str, typer.Option(help="joint, hpa, dyno, dads, device-only, cloud-only.")] = "joint",
     objective: opt.Goals = "throughput,latency",
     max_drop: opt.MaxDrop = MAX_DROP,
     calibration: Annotated[Path | None, typer.Option(help="What packing costs, from `anabranch calibrate`.")] = None,
