@@ -17,6 +17,7 @@ from rich.console import Console
 
 from nodes.bench.report import Bar, BenchReport, Cell
 from nodes.local import LocalRun, RunSettings
+from nodes.stage import EmulatedSpeed
 from nodes.summary import Summary
 from pipeline.model.graph import INPUT
 from pipeline.model.spec import LoadedModel, load_model
@@ -112,19 +113,20 @@ def _plan(case: Case, loaded: LoadedModel) -> Plan:
     return plan_of(graph, "device-1", nodes, ",".join(cut.name for cut in cuts), case.codec)
 
 
-def _stage_times(loaded: LoadedModel, plan: Plan, speeds: dict[Tier, float], runs: int = 7) -> list[float]:
+def _stage_times(loaded: LoadedModel, plan: Plan, speeds: dict[Tier, float], runs: int = 15) -> list[float]:
     """Median seconds of each stage by itself, at its node's emulated speed."""
     tensors = {INPUT: torch.randint(0, 256, loaded.captured.example.shape, dtype=torch.uint8)}
     times = []
     for hop, stage in enumerate(plan.stages):
-        program = prepare(loaded.captured, plan, hop)
+        # Padded as its node pads it: behind a sleep the caches are colder than in a tight loop.
+        compute = EmulatedSpeed(speeds.get(stage.tier, 1.0)).around(prepare(loaded.captured, plan, hop).compute)
         taken = []
         for _ in range(runs):
-            begin = time.thread_time()  # as the emulation counts it
-            outputs = program.compute(tensors)
-            taken.append(time.thread_time() - begin)
+            begin = time.monotonic()
+            outputs = compute(tensors)
+            taken.append(time.monotonic() - begin)
         tensors = outputs
-        times.append(statistics.median(taken) / speeds.get(stage.tier, 1.0))
+        times.append(statistics.median(taken))
     return times
 
 
