@@ -28,7 +28,7 @@ REPORT_INTERVAL_S = 1.0
 """The heartbeat; three missed in a row are a death."""
 
 URGENT_CHECK_MS = 20
-"""How soon a jump (an epoch ready, a peer lost) is reported."""
+"""How soon a jump (an epoch ready, a link that steps) is reported."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,23 @@ Enrich = Callable[[Report], Report]
 
 
 class Agent:
-    """Reports and listens, until it is stopped."""
+    """Reports and listens, until it is stopped.
+
+    Args:
+        identity: who reports.
+        enrich: completes each report.
+        hear: takes what the scheduler says.
+        interval_s: the heartbeat.
+        jumped: asked every `URGENT_CHECK_MS` whether there is something that the scheduler should hear of at once.
+    """
 
     def __init__(
-        self, identity: Identity, enrich: Enrich, hear: Callable[[Command], None], interval_s: float = REPORT_INTERVAL_S
+        self,
+        identity: Identity,
+        enrich: Enrich,
+        hear: Callable[[Command], None],
+        interval_s: float = REPORT_INTERVAL_S,
+        jumped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.identity = identity
         self.interval_s = interval_s
@@ -67,6 +80,7 @@ class Agent:
         """When the last command came in, monotonic; None while none has."""
         self._enrich = enrich
         self._hear = hear
+        self._jumped = jumped
         self._sequence = 0
         self._newest = ("", -1)
         """Incarnation of the scheduler that spoke last, and the sequence of its newest command."""
@@ -100,7 +114,7 @@ class Agent:
         with plans, reports:
             due_s = 0.0
             while not self._stopping.is_set():
-                if time.monotonic() >= due_s or self._urgent.is_set():
+                if time.monotonic() >= due_s or self._urgent.is_set() or self._jumped():
                     self._urgent.clear()
                     self._report(reports)
                     due_s = time.monotonic() + self.interval_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from nodes.links import LinkMeter
 from nodes.node import ANY_PORT, Node, NodeSettings
 from nodes.tiles.coordinator import Coordinator
 from nodes.tiles.layout import Running
@@ -52,6 +53,11 @@ class EdgeNode(Node):
             self.directory.learn(command.stream, command.current.stages[0].node, command.peers)
             self.tiles.hear(command)
         super().hear(command)
+
+    @property
+    def meters(self) -> tuple[LinkMeter, ...]:
+        """The links from devices, and those from tile workers."""
+        return (*super().meters, self.tiles.post.links)
 
     def queues(self) -> tuple[QueueReport, ...]:
         """As for any node, and what became of tiles that did not come back."""

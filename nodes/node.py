@@ -12,7 +12,7 @@ import zmq
 
 from nodes.agent import REPORT_INTERVAL_S, Agent, Identity, SchedulerAddress
 from nodes.epochs import EpochStore
-from nodes.links import answer
+from nodes.links import LinkMeter, answer
 from nodes.outlet import Directory, Outlet
 from nodes.sockets import SocketFactory
 from nodes.stage import Deliver, EmulatedSpeed, StageLoop
@@ -101,7 +101,7 @@ class Node:
         if self.settings.scheduler is None:
             return
         identity = Identity(self.name, self.tier, self.fingerprint, endpoints)
-        self.agent = Agent(identity, self.enrich, self.hear, self.settings.report_interval_s)
+        self.agent = Agent(identity, self.enrich, self.hear, self.settings.report_interval_s, self.jumped)
         self.agent.start(self.factory, self.settings.scheduler)
 
     def wait(self) -> None:
@@ -127,9 +127,14 @@ class Node:
             self.directory.learn(command.stream, command.current.stages[0].node, command.peers)
             self.epochs.keep(command.stream, [plan for plan in command.plans if self.is_named(plan)], command.oldest)
         elif isinstance(command, ProbeOrder) and command.source == self.name:
+            found = Endpoints(tiles=command.endpoint) if command.tiles else Endpoints(frames=command.endpoint)
+            self.directory.learn_peer(command.target, found)
             payload = bytes(min(command.payload_bytes, MAX_PROBE_BYTES))
-            self.directory.learn_peer(command.target, Endpoints(frames=command.endpoint))
-            self.loop.measure(command.target, Message(Probe(self.name), [payload]))
+            self.probe(command.target, Message(Probe(self.name), [payload]))
+
+    def probe(self, target: str, message: Message) -> None:
+        """Send bytes only to measure the link."""
+        self.loop.measure(target, message)
 
     def is_named(self, plan: Plan) -> bool:
         """Whether this node has anything to do in `plan`."""
@@ -140,6 +145,15 @@ class Node:
         if self.agent is not None:
             self.agent.hurry()
 
+    @property
+    def meters(self) -> tuple[LinkMeter, ...]:
+        """What this node's receivers see of the links that lead here."""
+        return (self.loop.links,)
+
+    def jumped(self) -> bool:
+        """Whether a link has changed so much that the scheduler should hear of it at once."""
+        return any(meter.jumped() for meter in self.meters)
+
     def enrich(self, report: Report) -> Report:
         """Add to a bare report all that this node knows."""
         self.ping_peers()
@@ -148,7 +162,7 @@ class Node:
             load=self._load.sample(),
             queues=self.queues(),
             stages=self.loop.meter.reports(),
-            links=self.loop.links.reports(),
+            links=tuple(link for meter in self.meters for link in meter.reports()),
             epochs=self.epochs.readiness(),
         )
 

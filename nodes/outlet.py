@@ -41,14 +41,14 @@ class Directory:
             self._peers.update(peers)
 
     def learn_peer(self, node: str, endpoints: Endpoints) -> None:
-        """Take the endpoints of one node, if none are known yet."""
+        """Take those endpoints of one node that are given; a node that started anew has others than before."""
         with self._lock:
-            self._peers.setdefault(node, endpoints)
+            self._peers[node] = _first(endpoints, self._peers.get(node, Endpoints()))
 
     def inbox(self, node: str) -> str:
-        """Any inbox of a node: a device has one for results alone."""
+        """Any inbox of a node: a device has one for results alone, a tile worker one for tiles alone."""
         endpoints = self._endpoints(node)
-        return endpoints.frames or endpoints.results
+        return endpoints.frames or endpoints.results or endpoints.tiles
 
     def frames(self, node: str) -> str:
         """The frames inbox of a node; empty where it is not known."""
@@ -68,9 +68,12 @@ class Directory:
         """Pinned addresses (a shaped link, a tunnel) go before announced ones, field by field."""
         with self._lock:
             pinned, announced = self._pinned.get(node, Endpoints()), self._peers.get(node, Endpoints())
-        return Endpoints(
-            pinned.frames or announced.frames, pinned.results or announced.results, pinned.tiles or announced.tiles
-        )
+        return _first(pinned, announced)
+
+
+def _first(one: Endpoints, other: Endpoints) -> Endpoints:
+    """Field by field, `one` where it has something."""
+    return Endpoints(one.frames or other.frames, one.results or other.results, one.tiles or other.tiles)
 
 
 class Outlet:

@@ -9,20 +9,30 @@ import psutil
 
 from scheduler.reports import Load
 
+LEAST_INTERVAL_S = 0.5
+"""A load is taken over this long at least, however often a node reports: the kernel counts in steps of 10 ms."""
+
 
 class LoadMeter:
-    """Samples the load; each `sample` covers the time since the one before."""
+    """Samples the load; each new sample covers the time since the one before."""
 
     def __init__(self) -> None:
         self._process = psutil.Process(os.getpid())
         self._cores = psutil.cpu_count() or 1
         self._cpu_s = self._own_cpu_s()
         self._at_s = time.monotonic()
+        self._latest: Load | None = None
         psutil.cpu_percent()  # the first call only starts psutil's own interval
 
     def sample(self) -> Load:
-        """The load since the last call."""
-        now, cpu_s = time.monotonic(), self._own_cpu_s()
+        """The load since the last sample; that one once more where it is younger than `LEAST_INTERVAL_S`."""
+        now = time.monotonic()
+        if self._latest is None or now - self._at_s >= LEAST_INTERVAL_S:
+            self._latest = self._sample(now)
+        return self._latest
+
+    def _sample(self, now: float) -> Load:
+        cpu_s = self._own_cpu_s()
         elapsed = max(now - self._at_s, 1e-3)
         busy = (cpu_s - self._cpu_s) / elapsed
         self._at_s, self._cpu_s = now, cpu_s

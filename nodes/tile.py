@@ -115,6 +115,10 @@ class TileNode(Node):
         for peer in self.loop.links.peers:
             self._answers.offer(Answer(peer, Message(Ping(self.name, time.monotonic_ns()))))
 
+    def probe(self, target: str, message: Message) -> None:
+        """Send bytes to an edge node's tiles inbox, behind the answers."""
+        self._answers.offer(Answer(target, message))
+
     def _spawn(self, step: str, run: Callable[[], None]) -> None:
         thread = threading.Thread(target=run, name=f"{self.name} {step}", daemon=True)
         self._threads.append(thread)

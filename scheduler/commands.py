@@ -61,8 +61,10 @@ class ProbeOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="p
     source: Name
     target: Name
     endpoint: Name
-    """The target's frames inbox."""
+    """The target's frames inbox; its tiles inbox where either end is a tile worker."""
     payload_bytes: Count
+    tiles: bool = False
+    """Whether `endpoint` is a tiles inbox."""
 
 
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):

@@ -408,10 +408,12 @@ class SchedulerCore:
             for link in routes(outlook.nodes(state))
         ]
         for (source, target), size in self._prober.due(wanted, self.registry.link, outlook.now):
-            record = self.registry.get(target)
-            if record is not None:
-                endpoint = record.report.endpoints.frames
-                order = ProbeOrder(self.config.scheduler, self._next(), source, target, endpoint, size)
+            ends = self.registry.get(source), self.registry.get(target)
+            if ends[0] is not None and ends[1] is not None:
+                tiles = any(end is not None and end.report.tier is None for end in ends)
+                endpoints = ends[1].report.endpoints
+                endpoint = endpoints.tiles if tiles else endpoints.frames
+                order = ProbeOrder(self.config.scheduler, self._next(), source, target, endpoint, size, tiles)
                 self._publish((source,), order)
 
     def _announce(self, state: StreamState) -> None:

@@ -116,9 +116,11 @@ class CrossingLog:
 
     def jumped(self, now: float) -> bool:
         """Whether the goodput has moved so far from the last report that the scheduler should hear of it at once."""
+        if now - self._taken_s < BIN_S or not (self._kept or self._started):
+            return False
         self.estimator.wait(*self._waiting(now))
         own, told = self.estimator.goodput(now), self._told.goodput(now)
-        if own is None or now - self._taken_s < BIN_S:
+        if own is None:
             return False
         return told is None or not 1.0 / JUMP_RATIO < own.value / told.value < JUMP_RATIO
 
