@@ -27,6 +27,7 @@ from nodes.commands import (
     traces,
 )
 from pipeline.errors import AnabranchError
+from pipeline.model import memory
 from traces.errors import TraceError
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ def _log(
 
 def main() -> None:
     """Run the command line; an error of ours is one line on standard error and exit code 1."""
+    memory.keep_freed()
     try:
         app()
     except (AnabranchError, TraceError) as error:

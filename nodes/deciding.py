@@ -14,7 +14,6 @@ import torch
 
 from nodes.config import read_deployment
 from nodes.parsing import parse_names, read_graph
-from pipeline.calibrate import Calibration
 from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
@@ -26,11 +25,10 @@ from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import StreamSettings
 from scheduler.handmade import Tiling, plan_of, tiled
 from scheduler.objective import Objective
-from scheduler.packing import arithmetic, calibrated
+from scheduler.packing import arithmetic, measured
 from scheduler.planners import make
 from scheduler.profile import Profile
 from scheduler.profile import load as load_profile
-from scheduler.tables import PackingTable
 from scheduler.world import Advisor
 
 FIXED = "fixed"
@@ -92,7 +90,9 @@ def _advisor(deciding: Deciding, graph: ModelGraph) -> Advisor:
         mend = "measure one on each machine with `anabranch profile`, and name it with --profile NODE=FILE"
         raise ConfigError(f"planner {deciding.planner}", "it needs the nodes' profiles", mend)
     profiles = dict(_profile(text, graph) for text in deciding.profiles)
-    catalogue = MeasuredCatalogue(graph, profiles, _packing(deciding.calibration, graph))
+    # Without a calibration, arithmetic: under it only exact codecs keep a bound on the accuracy drop.
+    packing = measured(graph, deciding.calibration) or arithmetic(graph)
+    catalogue = MeasuredCatalogue(graph, profiles, packing)
     return PlannerAdvisor(catalogue, {deciding.planner: make(deciding.planner)})
 
 
@@ -101,13 +101,6 @@ def _profile(text: str, graph: ModelGraph) -> tuple[str, Profile]:
     if not (node and equals and path):
         raise ConfigError(f"--profile {text}", "not NODE=FILE", "for example edge-1=edge.json, or *=any.json")
     return node, load_profile(Path(path), graph)
-
-
-def _packing(path: Path | None, graph: ModelGraph) -> PackingTable:
-    """Measured sizes and drops; without a calibration, arithmetic, under which only exact codecs keep a bound."""
-    if path is None:
-        return arithmetic(graph)
-    return calibrated(graph, Calibration.load(path, graph.fingerprint))
 
 
 def _graph(deciding: Deciding) -> ModelGraph:

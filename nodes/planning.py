@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nodes.simulation import parse_speed
-from pipeline.calibrate import Calibration
 from pipeline.errors import ConfigError
 from pipeline.model.capture import CapturedModel
 from pipeline.plan import Tier
 from pipeline.tiling.crew import Crew
 from scheduler.objective import Objective
-from scheduler.packing import calibrated
+from scheduler.packing import measured
 from scheduler.problem import HOPS, Hop, LinkEstimate, LoadEstimate, Power, Problem
 from scheduler.profile import load
 from scheduler.simulate.figures import Machine, assumed_packing
@@ -55,15 +54,12 @@ def build_problem(captured: CapturedModel, options: PlanOptions) -> Problem:
     """
     graph = captured.graph
     times = {tier: _times(captured, value) for tier, value in _by_tier(options.nodes, "--node").items()}
-    packing = assumed_packing(graph)
-    if options.calibration is not None:
-        packing = calibrated(graph, Calibration.load(options.calibration, graph.fingerprint))
     return Problem(
         graph=graph,
         stream="stream-1",
         nodes={tier: NODES[tier] for tier in times},
         times={NODES[tier]: found for tier, found in times.items()},
-        packing=packing,
+        packing=measured(graph, options.calibration) or assumed_packing(graph),
         links=dict(parse_link(text) for text in options.links),
         loads={NODES[tier]: _load(value) for tier, value in _by_tier(options.loads, "--load").items()},
         objective=options.objective,

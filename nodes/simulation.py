@@ -6,20 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.calibrate import Calibration
 from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
 from pipeline.plan import Plan, Tier
 from scheduler.handmade import plan_of
 from scheduler.objective import Objective
-from scheduler.packing import calibrated
+from scheduler.packing import measured
 from scheduler.problem import HOPS, Hop
 from scheduler.profile import load as load_profile
 from scheduler.simulate.figures import Machine, assumed_packing
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import DELAYS_S, Channel, Scenario, node_name
-from scheduler.tables import PackingTable, SegmentTimes
+from scheduler.tables import SegmentTimes
 from traces.load import load_both_ways
 from traces.units import parse_time_s
 
@@ -70,7 +69,7 @@ def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) 
     tiers = [tier for tier in Tier if any(tier in hop for hop in channels)] or [Tier.DEVICE]
     return Scenario(
         graph=graph,
-        packing=_packing(graph, options.calibration),
+        packing=measured(graph, options.calibration) or assumed_packing(graph),
         times={tier: _times(options, graph, tier) for tier in tiers},
         channels=channels,
         policy=options.policy,
@@ -106,10 +105,6 @@ def _by_hop(texts: Iterable[str], option: str) -> dict[Hop, str]:
             raise ConfigError(f"{option} {text}", "not HOP=VALUE", f"hops are {', '.join(names)}")
         found[names[name]] = value
     return found
-
-
-def _packing(graph: ModelGraph, path: Path | None) -> PackingTable:
-    return assumed_packing(graph) if path is None else calibrated(graph, Calibration.load(path, graph.fingerprint))
 
 
 def _times(options: SimulationOptions, graph: ModelGraph, tier: Tier) -> SegmentTimes:

@@ -30,6 +30,9 @@ class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
 
 
+SHIPPED = Path(__file__).with_name("model") / "builtin.calibration"
+"""The table of the built-in network on rendered scenes (docs/packing.md)."""
+
 EXACT = Estimate(0.0, 0.0, 0.0)
 """The drop of a lossless codec."""
 
@@ -121,6 +124,12 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=
             raise ModelMismatch(f"calibration {path}", f"made for model {made}, not {wanted}", "calibrate this model")
         return table
 
+    @classmethod
+    def shipped(cls, fingerprint: str) -> Calibration | None:
+        """The table that comes with the package, where it is of this network."""
+        table = _shipped()
+        return table if table.fingerprint == fingerprint else None
+
     def save(self, path: Path) -> None:
         """Write the table; a reader never sees half of it."""
         scratch = path.with_name(path.name + ".part")
@@ -181,6 +190,11 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=
         """
         found = self.by_pair.get((*first, *second))
         return found.loss if found is not None else self.drop(*first).plus(self.drop(*second))
+
+
+@functools.cache
+def _shipped() -> Calibration:
+    return msgspec.json.decode(SHIPPED.read_bytes(), type=Calibration)
 
 
 class _Version(msgspec.Struct):

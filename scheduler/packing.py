@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -49,6 +50,19 @@ def arithmetic(graph: ModelGraph, pictures: Mapping[str, tuple[float, float]] | 
     for name, (nbytes, drop) in pictures.items():
         _fill(table, 0, name, (nbytes, drop, 8 * graph.cut_bytes(graph.cuts[0]) / QUANTISE_BPS))
     return table
+
+
+def measured(graph: ModelGraph, path: Path | None) -> PackingTable | None:
+    """The packing table of a calibration file; without one, that of the calibration that ships, if it is of `graph`.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        ModelMismatch: it is another network's.
+    """
+    if path is not None:
+        return calibrated(graph, Calibration.load(path, graph.fingerprint))
+    shipped = Calibration.shipped(graph.fingerprint)
+    return calibrated(graph, shipped) if shipped is not None else None
 
 
 def calibrated(graph: ModelGraph, calibration: Calibration) -> PackingTable:

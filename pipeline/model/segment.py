@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from pipeline.errors import ModelError
-from pipeline.model import layouts
+from pipeline.model import layouts, memory
 from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import Cut
 from pipeline.model.layouts import Layout
@@ -148,6 +148,8 @@ def _measure(captured: CapturedModel, device: torch.device) -> Layout:
     # Weights that only the slower layouts want are given back.
     for key in [key for key in captured.prepared if key[0] == device and key[1] is not best]:
         del captured.prepared[key]
+    del segments
+    memory.give_back()
     return best
 
 

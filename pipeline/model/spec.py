@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, ModelError
 from pipeline.frames.preprocess import Preprocess
+from pipeline.model import memory
 from pipeline.model.capture import CapturedModel, capture
 from pipeline.model.picture import PictureModel
 
@@ -78,7 +79,10 @@ def load_model(
     """
     plain = load_plain(spec, weights=weights, preprocess=preprocess, labels=labels)
     captured = capture(plain.module, plain.example, plain.name)
-    return LoadedModel(captured, plain.preprocess, plain.labels, plain.name)
+    loaded = LoadedModel(captured, plain.preprocess, plain.labels, plain.name)
+    del plain
+    memory.give_back()
+    return loaded
 
 
 def load_plain(
