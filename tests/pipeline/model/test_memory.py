@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# 16 MiB, as a map of VGG-16: above the size from which glibc asks the kernel each time.
+# 40 MiB: above 32 MiB, glibc asks the kernel anew each time unless told otherwise.
 SCRIPT = """
 import resource, threading, torch
 from pipeline.model import memory
@@ -17,7 +17,7 @@ if {keep}:
 def faults(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
-        torch.ones(4 << 20)
+        torch.ones(10 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 def frame(out):
     faults(30)
