@@ -27,13 +27,13 @@ from scheduler.events import (
     UnreadableReport,
 )
 from scheduler.objective import Goal
-from scheduler.outlook import Outlook, demand_of, routes
+from scheduler.outlook import Outlook
 from scheduler.planning import PlanDesk, PlanningConfig
 from scheduler.policy import PolicyConfig, SwitchPolicy
 from scheduler.probing import ProbeConfig, Prober
 from scheduler.registry import MAX_STREAMS_PER_NODE, MISSED_HEARTBEATS, Heard, NodeRecord, Registry
 from scheduler.reports import PROTOCOL_VERSION, Report, StreamReport
-from scheduler.sharing import Demand, usage_of
+from scheduler.sharing import usage_of
 from scheduler.streams import (
     PREPARE_TIMEOUT_S,
     StreamState,
@@ -114,8 +114,8 @@ class SchedulerCore:
         # Not on a report: those behind it in the queue may be of nodes that would be taken for dead.
         if isinstance(event, Tick | StreamConfigured | StreamRemoved):
             self._sweep(now)
-        for state in self.streams.values():
-            if state.changed and self.registry.usable(state.device):
+        for state in [each for each in self.streams.values() if each.changed]:
+            if self.registry.usable(state.device):
                 self._announce(state)
         return self._out
 
@@ -357,7 +357,7 @@ class SchedulerCore:
                 self._lose_absent(state, now)
                 self._advance(state, now)
         beat = now - self._beat_s >= self.config.heartbeat_s - 1e-6
-        outlook = self._outlook(now)
+        outlook = Outlook(self.registry, self.streams, now)
         self._desk.plan_due(self.streams.values(), outlook)
         if beat:
             self._beat_s = now
@@ -390,23 +390,14 @@ class SchedulerCore:
         state.abandon(now, ban=True)
         state.problem = reason
 
-    def _outlook(self, now: float) -> Outlook:
-        demands: dict[str, Demand] = {
-            name: demand_of(state, self.registry)
-            for name, state in self.streams.items()
-            if self.registry.usable(state.device)
-        }
-        return Outlook(self.registry, demands, now)
-
     # --- what goes out -------------------------------------------------------------------------------------
 
     def _probe(self, outlook: Outlook) -> None:
-        wanted = [
-            link
+        wanted = outlook.routes(
+            state
             for state in self.streams.values()
             if state.settings.planner != "fixed" and self.registry.usable(state.device)
-            for link in routes(outlook.nodes(state))
-        ]
+        )
         for (source, target), size in self._prober.due(wanted, self.registry.link, outlook.now):
             ends = self.registry.get(source), self.registry.get(target)
             if ends[0] is not None and ends[1] is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.plan import Plan, Tier
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.registry import NodeRecord, Registry
-from scheduler.sharing import LEAST_SHARE, Demand, link_share, node_share, sent_bps
+from scheduler.sharing import LEAST_SHARE, Demand, Demands, sent_bps
 from scheduler.streams import StreamState, participants
 from scheduler.world import Candidate, World
 
@@ -43,10 +44,17 @@ class Outlook:
     """Builds worlds from what is known at one instant."""
 
     registry: Registry
-    demands: Mapping[str, Demand]
-    """By stream."""
+    streams: Mapping[str, StreamState]
     now: float
     _least_busy: dict[Tier | None, list[NodeRecord]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def demands(self) -> Demands:
+        """What all streams use; of a stream whose device is gone, nothing."""
+        usable = self.registry.usable
+        return Demands(
+            {name: demand_of(each, self.registry) for name, each in self.streams.items() if usable(each.device)}
+        )
 
     def nodes(self, state: StreamState) -> list[NodeRecord]:
         """The stream's candidates: its device, then edges, clouds and tile workers."""
@@ -71,7 +79,6 @@ class Outlook:
     def world(self, state: StreamState) -> World:
         """The estimates under which the stream is planned."""
         nodes = self.nodes(state)
-        others = [demand for stream, demand in self.demands.items() if stream != state.stream]
         return World(
             stream=state.stream,
             model=state.model,
@@ -82,8 +89,8 @@ class Outlook:
                 Candidate(each.name, each.report.tier, each.report.profile, each.report.load.memory_free_bytes)
                 for each in nodes
             ),
-            links=self._links(state, routes(nodes), others),
-            loads={each.name: self._load(state, each, others) for each in nodes},
+            links=self._links(state, routes(nodes)),
+            loads={each.name: self._load(state, each) for each in nodes},
             current=state.current,
         )
 
@@ -94,16 +101,14 @@ class Outlook:
         seen = (each.goodput(self.now) for each in found if each is not None)
         return max((each.noise for each in seen if each is not None), default=0.0)
 
-    def _links(
-        self, state: StreamState, names: Iterable[LinkName], others: list[Demand]
-    ) -> dict[LinkName, LinkEstimate]:
+    def _links(self, state: StreamState, names: Iterable[LinkName]) -> dict[LinkName, LinkEstimate]:
         found = {}
         for name in names:
             estimator = self.registry.link(*name)
             goodput = None if estimator is None else estimator.goodput(self.now)
             if estimator is None or goodput is None:
                 continue
-            part = link_share(state.settings.weight, name, goodput.value, others)
+            part = self.demands.link_share(state.stream, state.settings.weight, name, goodput.value)
             found[name] = LinkEstimate(max(1.0, goodput.value * part), self._rtt_s(name), goodput.uncertainty)
         return found
 
@@ -112,21 +117,41 @@ class Outlook:
         ends = (self.registry.link(*name), self.registry.link(*reversed(name)))
         return min((each.rtt_s for each in ends if each is not None and each.rtt_s is not None), default=0.0)
 
-    def _load(self, state: StreamState, node: NodeRecord, others: list[Demand]) -> LoadEstimate:
+    def _load(self, state: StreamState, node: NodeRecord) -> LoadEstimate:
+        """In steps of `STEP`: planners keep what they prepared for the same loads."""
         slowdown = node.slowdown.estimate(self.now)
-        part = max(LEAST_SHARE, node_share(state.settings.weight, node.name, others))
-        return LoadEstimate(slowdown.value / part, slowdown.uncertainty)
+        part = max(LEAST_SHARE, self.demands.node_share(state.stream, state.settings.weight, node.name))
+        return LoadEstimate(_stepped(slowdown.value / part), round(slowdown.uncertainty * 20.0) / 20.0)
+
+    def routes(self, states: Iterable[StreamState]) -> list[LinkName]:
+        """The links that plans of these streams may use. Most streams have all but the device in common."""
+        own: list[LinkName] = []
+        shared: dict[tuple[tuple[str, ...], ...], None] = {}
+        for state in states:
+            device, *tiers = _by_tier(self.nodes(state))
+            own.extend(itertools.product(device, (*tiers[0], *tiers[1])))
+            shared[tuple(tiers)] = None
+        return list(dict.fromkeys([*own, *(link for tiers in shared for link in _behind(*tiers))]))
 
 
 def routes(nodes: Iterable[NodeRecord]) -> list[LinkName]:
     """The links that plans over these nodes may use."""
-    by_tier: dict[Tier | None, list[str]] = {}
+    device, edges, clouds, workers = _by_tier(nodes)
+    return [*itertools.product(device, (*edges, *clouds)), *_behind(edges, clouds, workers)]
+
+
+def _by_tier(nodes: Iterable[NodeRecord]) -> list[tuple[str, ...]]:
+    """Names of devices, edges, clouds and tile workers."""
+    found: dict[Tier | None, list[str]] = {Tier.DEVICE: [], Tier.EDGE: [], Tier.CLOUD: [], None: []}
     for each in nodes:
-        by_tier.setdefault(each.report.tier, []).append(each.name)
-    device, edge = by_tier.get(Tier.DEVICE, []), by_tier.get(Tier.EDGE, [])
-    cloud, workers = by_tier.get(Tier.CLOUD, []), by_tier.get(None, [])
-    pairs = ((device, edge), (device, cloud), (edge, cloud), (edge, workers), (workers, edge))
-    return [pair for left, right in pairs for pair in itertools.product(left, right)]
+        found[each.report.tier].append(each.name)
+    return [tuple(names) for names in found.values()]
+
+
+def _behind(edges: tuple[str, ...], clouds: tuple[str, ...], workers: tuple[str, ...]) -> Iterator[LinkName]:
+    """The links that do not start at a device."""
+    pairs = ((edges, clouds), (edges, workers), (workers, edges))
+    return (pair for left, right in pairs for pair in itertools.product(left, right))
 
 
 def digest(world: World) -> object:
@@ -142,3 +167,8 @@ def digest(world: World) -> object:
 
 def _rounded(value: float) -> int:
     return round(math.log(value) / STEP)
+
+
+def _stepped(value: float) -> float:
+    """The nearest value of a ladder whose rungs are `STEP` apart."""
+    return math.exp(_rounded(value) * STEP)

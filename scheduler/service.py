@@ -127,10 +127,8 @@ class SchedulerService:
                 wait_ms = max(0, min(POLL_MS, int((due_s - time.monotonic()) * 1000)))
                 # All that waits is heard before the clock is: while the core plans, reports queue up, and their
                 # senders must not be taken for dead.
-                for waited in range(MAX_BATCH):
-                    if not self._reports.poll(0 if waited else wait_ms):
-                        break
-                    self._receive()
+                if self._reports.poll(wait_ms):
+                    self._receive_all()
                 while not self._injected.empty():
                     self._handle(self._injected.get())
                 if time.monotonic() >= due_s:
@@ -139,8 +137,14 @@ class SchedulerService:
         if self._log is not None:
             self._log.close()
 
-    def _receive(self) -> None:
-        data = self._reports.recv_multipart()[-1]
+    def _receive_all(self) -> None:
+        for _ in range(MAX_BATCH):
+            try:
+                self._take(self._reports.recv_multipart(zmq.DONTWAIT)[-1])
+            except zmq.Again:
+                return
+
+    def _take(self, data: bytes) -> None:
         try:
             report = decode_report(data)
             self._plans.send_multipart([topic(VIEWERS), data])

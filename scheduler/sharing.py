@@ -65,13 +65,33 @@ def share(weight: float, used: float, others: Iterable[float]) -> float:
     return max(LEAST_SHARE, weight / total, 1.0 - min(1.0, used))
 
 
-def node_share(weight: float, node: str, others: Iterable[Demand]) -> float:
-    """The part of a node's time that is left for a stream of this weight."""
-    using = [(each.weight, each.nodes[node]) for each in others if each.nodes.get(node, 0.0) > 0.0]
-    return share(weight, sum(used for _, used in using), (each for each, _ in using))
+class Demands:
+    """What all streams use, looked up by node and by link."""
+
+    def __init__(self, by_stream: Mapping[str, Demand]) -> None:
+        self._nodes: dict[str, list[_Use]] = {}
+        self._links: dict[tuple[str, str], list[_Use]] = {}
+        for stream, demand in by_stream.items():
+            for node, part in demand.nodes.items():
+                if part > 0.0:
+                    self._nodes.setdefault(node, []).append(_Use(stream, demand.weight, part))
+            for link, bps in demand.links.items():
+                if bps > 0.0:
+                    self._links.setdefault(link, []).append(_Use(stream, demand.weight, bps))
+
+    def node_share(self, stream: str, weight: float, node: str) -> float:
+        """The part of a node's time that is left for `stream`, beside all others."""
+        using = [use for use in self._nodes.get(node, ()) if use.stream != stream]
+        return share(weight, sum(use.used for use in using), (use.weight for use in using))
+
+    def link_share(self, stream: str, weight: float, link: tuple[str, str], goodput_bps: float) -> float:
+        """The part of a link's goodput that is left for `stream`, beside all others."""
+        using = [use for use in self._links.get(link, ()) if use.stream != stream]
+        return share(weight, sum(use.used for use in using) / max(1.0, goodput_bps), (use.weight for use in using))
 
 
-def link_share(weight: float, link: tuple[str, str], goodput_bps: float, others: Iterable[Demand]) -> float:
-    """The part of a link's goodput that is left for a stream of this weight."""
-    using = [(each.weight, each.links[link]) for each in others if each.links.get(link, 0.0) > 0.0]
-    return share(weight, sum(bps for _, bps in using) / max(1.0, goodput_bps), (each for each, _ in using))
+@dataclass(frozen=True, slots=True)
+class _Use:
+    stream: str
+    weight: float
+    used: float

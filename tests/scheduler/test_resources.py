@@ -10,7 +10,7 @@ from pipeline.plan import Tier
 from scheduler.estimate import LinkEstimator
 from scheduler.probing import ProbeConfig, Prober
 from scheduler.reports import Crossing, Figure, LinkReport, Report, StageReport
-from scheduler.sharing import LEAST_SHARE, Demand, link_share, node_share, sent_bps, share, usage_of
+from scheduler.sharing import LEAST_SHARE, Demand, Demands, sent_bps, share, usage_of
 from tests.scheduler.test_estimate import step
 from tests.scheduler.toys import plan_of
 from traces.trace import Trace
@@ -27,11 +27,13 @@ def test_a_share_is_at_least_fair_and_at_most_all(others: list[tuple[float, floa
 
 def test_shares_follow_weights_and_what_others_leave() -> None:
     busy, idle = Demand(3.0, {"edge": 1.0}, {LINK: 8e6}), Demand(1.0, {"edge": 0.2}, {})
-    assert node_share(1.0, "edge", [busy]) == pytest.approx(0.25)
-    assert node_share(1.0, "edge", [idle]) == pytest.approx(0.8)
-    assert node_share(1.0, "other", [busy, idle]) == 1.0
-    assert link_share(1.0, LINK, 10e6, [busy, idle]) == pytest.approx(0.25)
-    assert link_share(1.0, LINK, 80e6, [busy, idle]) == pytest.approx(0.9)
+    both = Demands({"busy": busy, "idle": idle})
+    assert Demands({"busy": busy}).node_share("mine", 1.0, "edge") == pytest.approx(0.25)
+    assert Demands({"idle": idle}).node_share("mine", 1.0, "edge") == pytest.approx(0.8)
+    assert both.node_share("idle", 1.0, "edge") == pytest.approx(0.25), "what a stream uses itself is left for it"
+    assert both.node_share("mine", 1.0, "other") == 1.0
+    assert both.link_share("mine", 1.0, LINK, 10e6) == pytest.approx(0.25)
+    assert both.link_share("mine", 1.0, LINK, 80e6) == pytest.approx(0.9)
 
 
 def test_usage_counts_stages_that_move() -> None:
