@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -69,6 +71,19 @@ class Handoff(Generic[Item]):
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def more(self, fits: Callable[[Item], bool], choose: Callable[[int], int]) -> list[Item]:
+        """Take further items that are there already, without waiting.
+
+        Args:
+            fits: whether an item may be taken; the first one that may not ends the search.
+            choose: is told how many there are, and says how many to take.
+        """
+        with self._changed:
+            there = sum(1 for _ in itertools.takewhile(fits, self._items))
+            taken = [self._items.popleft() for _ in range(min(there, choose(there)))]
+            self._changed.notify_all()
+            return taken
 
     def close(self) -> None:
         """Let waiting putters fail and getters empty the queue."""

@@ -11,6 +11,7 @@ import msgspec
 import zmq
 
 from nodes.agent import REPORT_INTERVAL_S, Agent, Identity, SchedulerAddress
+from nodes.batches import SIZES
 from nodes.epochs import EpochStore
 from nodes.links import LinkMeter, answer
 from nodes.outlet import Directory, Outlet
@@ -68,7 +69,8 @@ class Node:
         self.factory = SocketFactory(zmq.Context(), settings.insecure)
         self.epochs = EpochStore(self.build, on_change=self.changed)
         outlet = Outlet(settings.name, self.factory, self.directory)
-        self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver)
+        together = max(SIZES) if tier in (Tier.EDGE, Tier.CLOUD) else 1
+        self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver, together)
         self.speed = EmulatedSpeed(settings.emulate_speed)
         self.stopping = threading.Event()
         self.agent: Agent | None = None

@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import zmq
 from torch import Tensor
 
+from nodes.batches import BatchBook, Sizes, compute_together
 from nodes.epochs import EpochStore
 from nodes.handoff import Closed, Handoff
 from nodes.links import LinkMeter, answer
@@ -60,6 +62,13 @@ class Work:
     compute_s: float = 0.0
     busy_s: float = 0.0
     """Time in which a step worked on the frame; the rest since `received_s` was waiting."""
+
+    @property
+    def segment(self) -> tuple[str, str, str]:
+        """What makes two frames' segments the same one; a program that takes no batches is alone of its kind."""
+        program = self.program
+        alone = "" if program.takes_batches else program.plan.label
+        return program.start.name, program.end.name, alone
 
 
 @dataclass(frozen=True)
@@ -105,10 +114,17 @@ class StageLoop:
         epochs: the programs that can be run.
         outlet: where results and notices go.
         deliver: takes results that stay on this node.
+        together: frames that may be computed as one batch, at most.
     """
 
     def __init__(
-        self, name: str, model: str, epochs: EpochStore, outlet: Outlet, deliver: Deliver | None = None
+        self,
+        name: str,
+        model: str,
+        epochs: EpochStore,
+        outlet: Outlet,
+        deliver: Deliver | None = None,
+        together: int = 1,
     ) -> None:
         self.name = name
         self.model = model
@@ -118,7 +134,8 @@ class StageLoop:
         self.links = LinkMeter()
         self._deliver = deliver
         self._arrived: Handoff[Arrival] = Handoff(ARRIVALS)
-        self._unpacked: Handoff[Work] = Handoff()
+        self._unpacked: Handoff[Work] = Handoff(together)
+        self.batches, self._together = BatchBook(), together
         self._computed: Handoff[Work | DropNotice | Measurement] = Handoff()
         self.handoffs: dict[str, Handoff[Any]] = {
             "arrived": self._arrived,
@@ -225,19 +242,32 @@ class StageLoop:
 
     def _compute(self) -> None:
         while (work := _next(self._unpacked)) is not None:
-            begin = time.monotonic()
+            sizes = self.batches.of(work.segment)
+            more = self._unpacked.more(partial(_same_segment, work), sizes.more) if self._together > 1 else []
             try:
-                work.tensors = work.program.compute(work.tensors)
-            except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
-                logger.exception("frame %d of %s failed", work.header.frame, work.header.stream)
-                self._give_up(work.header, "compute", str(error).splitlines()[0])
-                continue
-            work.compute_s = time.monotonic() - begin
-            work.busy_s += work.compute_s
-            try:
-                self._computed.put(work)
+                self.batches.counts[1 + len(more)] += 1
+                for done in self._computed_together([work, *more], sizes):
+                    self._computed.put(done)
             except Closed:
                 return
+
+    def _computed_together(self, works: list[Work], sizes: Sizes) -> list[Work]:
+        """Frames of one segment, computed; those that fail are given up."""
+        try:
+            made, seconds = compute_together(
+                works[0].program.compute, [work.tensors for work in works], sizes, time.monotonic
+            )
+        except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
+            if len(works) > 1:
+                return [done for work in works for done in self._computed_together([work], sizes)]
+            header = works[0].header
+            logger.exception("frame %d of %s failed", header.frame, header.stream)
+            self._give_up(header, "compute", str(error).splitlines()[0])
+            return []
+        for work, tensors in zip(works, made, strict=True):
+            work.tensors, work.compute_s = tensors, seconds / len(works)
+            work.busy_s += seconds
+        return works
 
     def _send(self) -> None:
         with self.outlet:
@@ -297,6 +327,10 @@ def _next(handoff: Handoff[Item]) -> Item | None:
         return handoff.get()
     except Closed:
         return None
+
+
+def _same_segment(one: Work, other: Work) -> bool:
+    return one.program.takes_batches and one.segment == other.segment
 
 
 def _reason(error: CodecError | WireError) -> str:

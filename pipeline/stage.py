@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class StageProgram:
     compute: Compute
     decoders: dict[str, DecoderSession]
     encoders: dict[str, EncoderSession]
+    takes_batches: bool = False
+    """Whether `compute` takes several frames along the first dimension, each computed as it would be alone. Frames of
+    two programs of one node whose cuts are the same may then be computed together."""
 
     @property
     def codec(self) -> str:
@@ -115,7 +118,7 @@ def prepare(
     start, end = plan.span(hop, captured.graph)
     segment = Segment(captured, start, end, torch_device=torch_device, layout=layout)
     segment.warm()
-    return assemble(captured, plan, hop, segment.run)
+    return replace(assemble(captured, plan, hop, segment.run), takes_batches=segment.supports_batch)
 
 
 def assemble(captured: CapturedModel, plan: Plan, hop: int, compute: Compute) -> StageProgram:

@@ -27,6 +27,7 @@ from pipeline.model.spec import LoadedModel, load_model
 from pipeline.plan import Plan, Tier
 from scheduler.advisor import NoAdvisor
 from scheduler.core import CoreConfig, SchedulerCore
+from scheduler.events import StreamConfigured
 from scheduler.events import StreamSettings as Wanted
 from scheduler.handmade import plan_of
 from scheduler.service import SchedulerService
@@ -97,6 +98,8 @@ class Deployment:
 
     model: LoadedModel = field(default_factory=lambda: load_model(SPEC))
     plan: Plan | None = None
+    plans: dict[str, Plan] = field(default_factory=dict)
+    """Of streams that have one of their own."""
     outcomes: list[Outcome] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
     needs_plan: bool = True
@@ -114,7 +117,10 @@ class Deployment:
         inbox, reports = factory.subscriber("tcp://127.0.0.1:*", bind=True)
         outbox, plans = factory.publisher("tcp://127.0.0.1:*", bind=True)
         stop = threading.Event()
-        thread = threading.Thread(target=SchedulerService(core, inbox, outbox).run, args=(stop, BEAT_S))
+        service = SchedulerService(core, inbox, outbox)
+        for stream, own in self.plans.items():
+            service.inject(StreamConfigured(stream, Wanted(planner="fixed", plan=own)))
+        thread = threading.Thread(target=service.run, args=(stop, BEAT_S))
         thread.start()
         try:
             yield SchedulerAddress(reports, plans)
