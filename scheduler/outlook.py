@@ -27,8 +27,8 @@ STEP = 0.03
 LinkName = tuple[str, str]
 
 
-def demand_of(state: StreamState, registry: Registry) -> Demand:
-    """What the stream uses now."""
+def demand_of(state: StreamState, registry: Registry, now: float) -> Demand:
+    """What the stream uses now, and what it is about to use: others that are planned meanwhile leave room for it."""
     nodes: dict[str, float] = {}
     links: dict[LinkName, float] = {}
     for name in participants(state.current):
@@ -36,6 +36,8 @@ def demand_of(state: StreamState, registry: Registry) -> Demand:
         if record is not None and record.alive:
             nodes[name] = record.usage.get(state.stream, 0.0)
             links.update(sent_bps(record.report, state.current))
+    if state.prepared is not None or now < state.expected_until_s:
+        nodes |= {name: part for name, part in state.expected.items() if nodes.get(name, 0.0) < part}
     return Demand(state.settings.weight, nodes, links)
 
 
@@ -51,10 +53,16 @@ class Outlook:
     @functools.cached_property
     def demands(self) -> Demands:
         """What all streams use; of a stream whose device is gone, nothing."""
-        usable = self.registry.usable
-        return Demands(
-            {name: demand_of(each, self.registry) for name, each in self.streams.items() if usable(each.device)}
-        )
+        used = {
+            name: demand_of(state, self.registry, self.now)
+            for name, state in self.streams.items()
+            if self.registry.usable(state.device)
+        }
+        return Demands(used)
+
+    def decided(self) -> None:
+        """A stream was given another plan: what all of them use is added up anew."""
+        self.__dict__.pop("demands", None)
 
     def nodes(self, state: StreamState) -> list[NodeRecord]:
         """The stream's candidates: its device, then edges, clouds and tile workers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -94,6 +95,7 @@ class PlanDesk:
         if advice.current_cost is None:
             state.policy.switched(now, forced=True)
             self._prepare(state, advice.plan, "the running plan cannot go on", figures, now)
+            self._expect(state, advice, world, outlook)
             return
         found = gain(state.settings.objective, advice.current_cost, advice.cost, world.fps)
         noise = outlook.noise(state.current, advice.plan)
@@ -103,6 +105,7 @@ class PlanDesk:
         if verdict.switch and (forced or len(state.draining) < MAX_DRAINING):
             state.policy.switched(now, found.ratio, forced=forced)
             self._prepare(state, advice.plan, verdict.reason, figures, now, found)
+            self._expect(state, advice, world, outlook)
         elif signature(advice.plan) != state.kept:
             state.kept = signature(advice.plan)
             self._note(DecisionRecord(now, "keep", verdict.reason, state.stream, plan=advice.plan, figures=figures))
@@ -121,6 +124,15 @@ class PlanDesk:
         self._note(
             DecisionRecord(now, "prepare", reason, state.stream, epoch=numbered.epoch, plan=numbered, figures=figures)
         )
+
+    def _expect(self, state: StreamState, advice: Advice, world: World, outlook: Outlook) -> None:
+        """Let the streams that are planned next know what this one is about to use."""
+        cost = advice.cost
+        fps = min(world.fps or math.inf, cost.throughput_fps)
+        state.expected = {
+            stage.node: min(1.0, fps * (stage.decode_s + stage.compute_s + stage.encode_s)) for stage in cost.stages
+        }
+        outlook.decided()
 
     def _plan_fixed(self, state: StreamState, outlook: Outlook) -> None:
         """Publish the given plan as soon as its nodes are there; name those that do not come.

@@ -10,6 +10,7 @@ The device is the truth about what runs: whatever epoch it reports is adopted. S
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,6 +37,9 @@ and yet take no frames. Three heartbeats, in which a node that is dead shows it.
 
 FORGIVE_S = 60.0
 """A plan that has not failed for this long begins with the shortest rest again."""
+
+EXPECTED_S = 3.0
+"""After a switch, what the plan was predicted to use counts for others as long: by then nodes have measured it."""
 
 MAX_DRAINING = 8
 """With more plans than this still in flight, no new one is prepared for a mere gain."""
@@ -123,6 +127,10 @@ class StreamState:
     urgent: bool = True
     """Whether to plan at once."""
     planned_s: float = float("-inf")
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Share of each node's time that the plan which was prepared last is predicted to take, by node."""
+    expected_until_s: float = float("-inf")
+    """From then on only what nodes measure counts."""
     changed: bool = True
     """Whether an announcement is due."""
     missing_since_s: float | None = None
@@ -251,6 +259,7 @@ class StreamState:
         """Begin to switch to `plan`, under an epoch of its own."""
         numbered = msgspec.structs.replace(plan, epoch=self.next_epoch(), stream=self.stream)
         self._supersede()
+        self.expected = {}
         self.prepared = Prepared(numbered, reason, now, gain)
         self.changed = True
         return numbered
@@ -407,7 +416,7 @@ class StreamState:
 
     def record_switch(self, now: float, gain: Gain | None) -> None:
         """Remember the switch that has just come about."""
-        self.switched_gain = gain
+        self.switched_gain, self.expected_until_s = gain, now + EXPECTED_S
         predicted = 1.0 if gain is None else gain.ratio
         self.switches.append(SwitchRecord(self.stream, self.current.epoch, now, self.reason, predicted))
 

@@ -218,6 +218,27 @@ def test_streams_share_the_edge_and_a_lost_one_leaves_room() -> None:
     assert set(made.core.streams) == {"cam"}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_streams_spread_over_the_nodes_of_a_tier_and_survive_the_death_of_one(seed: int) -> None:
+    made = ToyCluster(seed)
+    devices = [ToyDevice(f"phone{number}", Tier.DEVICE, made.rng, stream=f"cam{number}") for number in range(4)]
+    clouds = {
+        name: ToyNode(name, Tier.CLOUD, made.rng, goodput_bps={device.name: FAST for device in devices})
+        for name in ("cloud-1", "cloud-2")
+    }
+    for node in (*devices, *clouds.values()):
+        made.add(node)
+    made.run(12.0)
+    used = [_nodes(device)[1] for device in devices]
+    assert {name: used.count(name) for name in clouds} == {"cloud-1": 2, "cloud-2": 2}
+    clouds[used[0]].alive = False
+    made.run(12.0)
+    (left,) = clouds.keys() - {used[0]}
+    assert [_nodes(device)[1:] for device in devices] == [(left,)] * 4
+    for device in devices:
+        assert len(device.results) == device.number, "frames of the dead node came back"
+
+
 def test_one_stream_name_belongs_to_one_device() -> None:
     made, _, _ = cluster()
     made.run(3.0)

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -28,7 +28,7 @@ from scheduler.events import (
     decode_report,
     encode,
 )
-from scheduler.problem import Cost
+from scheduler.problem import Cost, StageCost
 from scheduler.reports import Crossing, Endpoints, Figure, LinkReport, Readiness, Report, StageReport, StreamReport
 from scheduler.streams import device_only
 from scheduler.world import Advice, World
@@ -80,7 +80,9 @@ class ToyAdvisor:
         route = (world.device, plan.nodes[1])
         transfer = FRAME_BYTES * 8.0 / world.links[route].goodput_bps if route in world.links else 1e3
         compute = EDGE_S * world.loads[plan.nodes[1]].slowdown
-        return cost(max(transfer, compute), transfer + compute, FRAME_BYTES)
+        found = cost(max(transfer, compute), transfer + compute, FRAME_BYTES)
+        tier, node = plan.stages[1].tier, plan.nodes[1]
+        return replace(found, stages=(StageCost(tier, node, OUTPUT, 0.0, compute, 0.0),))
 
     def stage_s(self, plan: Plan, node: str) -> float | None:
         if len(plan.nodes) == 1:
