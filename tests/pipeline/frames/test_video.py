@@ -16,8 +16,9 @@ from pipeline.errors import SourceError
 from pipeline.frames.decoder import Container
 from pipeline.frames.source import Frame, SourceSettings
 from pipeline.frames.sources import open_source
-from pipeline.frames.video import Backoff, LiveVideo
+from pipeline.frames.video import Backoff, LiveVideo, stream_opener
 from tests.data import DATA, needs_data
+from tests.pipeline.frames.rtsp import RtspCamera
 from tests.pipeline.frames.videos import cut_short, number_of, spoil, write_video
 
 NOW = Backoff(first_s=0.0)
@@ -129,6 +130,22 @@ def test_a_lost_stream_is_opened_again_and_numbers_go_on(tmp_path: Path) -> None
     assert times[0] == 0 and times == sorted(times)
     assert [kind for kind, _ in events] == ["source-lost", "source-retry", "source-retry", "source-back"]
     assert "Connection refused" in events[1][1]
+
+
+def test_a_real_rtsp_stream_is_opened_again_when_its_camera_hangs_up() -> None:
+    camera = RtspCamera(pictures=12)
+    try:
+        events: list[str] = []
+        settings = SourceSettings(limit=20, notify=lambda kind, _: events.append(kind))
+        source = LiveVideo(camera.address, settings, stream_opener(camera.address), NOW)
+        frames = list(source.frames())
+        source.close()
+    finally:
+        camera.stop()
+    assert [frame.number for frame in frames] == list(range(20))
+    assert camera.sessions >= 2 and events[:2] == ["source-lost", "source-back"]
+    shown = numbers(frames)
+    assert set(shown) <= set(range(12)) and shown[:5] == [0, 1, 2, 3, 4]
 
 
 def test_a_stream_that_cannot_be_opened_at_first_is_an_error() -> None:

@@ -26,6 +26,12 @@ def number_of(rgb: Rgb) -> int:
     return round((float(rgb[:, rgb.shape[1] // 2 + 8 :].mean()) - 10 - 3.5) / 6)
 
 
+def grainy_frame(number: int) -> av.VideoFrame:
+    """`plain_picture` with the grain that `number_of` allows for."""
+    noise = np.random.default_rng(number).integers(0, 8, (64, 96, 3), np.uint8)
+    return av.VideoFrame.from_ndarray(plain_picture(number) + noise, format="rgb24")
+
+
 def write_video(path: Path, count: int, fps: int = 10, codec: str = BEST, gop: int = 12) -> Path:
     """`count` plain pictures; in mp4 the index comes first, so that the file may be cut short."""
     options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
@@ -34,8 +40,7 @@ def write_video(path: Path, count: int, fps: int = 10, codec: str = BEST, gop: i
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         stream.gop_size = gop
         for number in range(count):
-            noise = np.random.default_rng(number).integers(0, 8, (64, 96, 3), np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(plain_picture(number) + noise, format="rgb24")))
+            container.mux(stream.encode(grainy_frame(number)))
         container.mux(stream.encode(None))
     return path
 
