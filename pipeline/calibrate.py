@@ -133,7 +133,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=
     def save(self, path: Path) -> None:
         """Write the table; a reader never sees half of it."""
         scratch = path.with_name(path.name + ".part")
-        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(self)))
+        scratch.write_bytes(msgspec.json.encode(self))
         os.replace(scratch, path)
 
     @functools.cached_property
