@@ -7,11 +7,11 @@ versioned, tied to the network's fingerprint, refused for another network.
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 
 import msgspec
 
+from pipeline import tablefile
 from pipeline.errors import ConfigError, ModelMismatch
 
 VERSION = 1
@@ -111,14 +111,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=
             ConfigError: unreadable, damaged, or of another version.
             ModelMismatch: made for another network.
         """
-        try:
-            data = path.read_bytes()
-            found = msgspec.json.decode(data, type=_Version).version
-            if found != VERSION:
-                raise ConfigError(f"calibration {path}", f"version {found}, not {VERSION}", "calibrate again")
-            table = msgspec.json.decode(data, type=cls)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"calibration {path}", str(error), "make it with `anabranch calibrate`") from error
+        table = tablefile.read(path, cls, "calibration", VERSION, "anabranch calibrate")
         if table.fingerprint != fingerprint:
             made, wanted = table.fingerprint[:12], fingerprint[:12]
             raise ModelMismatch(f"calibration {path}", f"made for model {made}, not {wanted}", "calibrate this model")
@@ -132,9 +125,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=
 
     def save(self, path: Path) -> None:
         """Write the table; a reader never sees half of it."""
-        scratch = path.with_name(path.name + ".part")
-        scratch.write_bytes(msgspec.json.encode(self))
-        os.replace(scratch, path)
+        tablefile.write(self, path)
 
     @functools.cached_property
     def by_cut(self) -> dict[str, dict[str, Entry]]:
@@ -195,10 +186,6 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=
 @functools.cache
 def _shipped() -> Calibration:
     return msgspec.json.decode(SHIPPED.read_bytes(), type=Calibration)
-
-
-class _Version(msgspec.Struct):
-    version: int
 
 
 def _disagreement(agreement: Estimate) -> Estimate:

@@ -11,13 +11,13 @@ needs, and how well it predicts segments that it was not fitted to is part of th
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from pipeline.errors import ConfigError, ModelMismatch
+from pipeline import tablefile
+from pipeline.errors import ModelMismatch
 from pipeline.model.graph import ITEM_BYTES, ModelGraph
 from scheduler.tables import Bools, Floats, SegmentTimes
 from scheduler.tiles import mask_words
@@ -70,9 +70,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def save(self, path: Path) -> None:
         """Write the profile; a reader never sees half of it."""
-        scratch = path.with_name(path.name + ".part")
-        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(self)))
-        os.replace(scratch, path)
+        tablefile.write(self, path)
 
     def bind(self, graph: ModelGraph, reference: Profile | None = None) -> SegmentTimes:
         """Predicted times of every segment of the network.
@@ -114,10 +112,6 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             )
 
 
-class _Version(msgspec.Struct):
-    version: int
-
-
 def load(path: Path, graph: ModelGraph | None = None) -> Profile:
     """Read a profile.
 
@@ -129,14 +123,7 @@ def load(path: Path, graph: ModelGraph | None = None) -> Profile:
         ConfigError: unreadable, damaged, or of another version.
         ModelMismatch: made for another network.
     """
-    try:
-        data = path.read_bytes()
-        found = msgspec.json.decode(data, type=_Version).version
-        if found != VERSION:
-            raise ConfigError(f"profile {path}", f"version {found}, not {VERSION}", "profile again")
-        profile = msgspec.json.decode(data, type=Profile)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"profile {path}", str(error), "make it with `anabranch profile`") from error
+    profile = tablefile.read(path, Profile, "profile", VERSION, "anabranch profile")
     if graph is not None:
         profile.check(graph)
     return profile

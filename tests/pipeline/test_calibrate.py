@@ -116,7 +116,7 @@ def test_a_damaged_table_is_refused(tmp_path: Path, damage: str) -> None:
 
 def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(msgspec.json.encode({"version": VERSION + 1, "new": 1}))
-    with pytest.raises(ConfigError, match=f"version {VERSION + 1}, not {VERSION}; calibrate again"):
+    with pytest.raises(ConfigError, match=f"version {VERSION + 1}, not {VERSION}; make it anew"):
         Calibration.load(tmp_path / "t", "f" * 64)
 
 

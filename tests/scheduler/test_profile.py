@@ -95,7 +95,7 @@ def test_file_round_trip_and_refusals(tmp_path: Path) -> None:
     assert profiles.load(path, graph) == saved
     with pytest.raises(ModelMismatch, match="made for model"):
         profiles.load(path, chain(6, 6))
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    path.write_text(path.read_text().replace('"version":1', '"version":2'))
     with pytest.raises(ConfigError, match="version 2, not 1"):
         profiles.load(path)
     path.write_text("{")
