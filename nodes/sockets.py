@@ -48,8 +48,8 @@ class SocketFactory:
         return self._connect(socket, endpoint)
 
     def publisher(self, endpoint: str, *, bind: bool) -> tuple[zmq.Socket[bytes], str]:
-        """A PUB socket for reports (connects) or plans (binds)."""
-        socket = self._socket(zmq.PUB, CONTROL_HWM, CONTROL_MESSAGE_BYTES)
+        """A PUB socket for reports (connects), or an XPUB one for plans (binds), which tells who subscribes."""
+        socket = self._socket(zmq.XPUB if bind else zmq.PUB, CONTROL_HWM, CONTROL_MESSAGE_BYTES)
         if bind:
             return socket, self._bind(socket, endpoint)
         return self._connect(socket, endpoint), endpoint

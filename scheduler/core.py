@@ -9,6 +9,7 @@ stream gets from plan to plan (`streams`).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scheduler.commands import Announcement, ClusterState, ProbeOrder, Refusal
@@ -85,6 +86,8 @@ class SchedulerCore:
         self._sequence = 0
         self._log: deque[str] = deque(maxlen=MAX_LOG)
         self._out: list[Instruction] = []
+        self._upheaval = False
+        """Whether the event being handled is of a node that came or went."""
         self._latest_s: float | None = None
         self._beat_s = float("-inf")
 
@@ -98,7 +101,7 @@ class SchedulerCore:
         Returns:
             What is to be done, in order.
         """
-        self._out = []
+        self._out, self._upheaval = [], False
         self._mind_pause(now)
         if isinstance(event, ReportReceived):
             self._on_report(event.report, now)
@@ -114,10 +117,18 @@ class SchedulerCore:
         # Not on a report: those behind it in the queue may be of nodes that would be taken for dead.
         if isinstance(event, Tick | StreamConfigured | StreamRemoved):
             self._sweep(now)
-        for state in [each for each in self.streams.values() if each.changed]:
-            if self.registry.usable(state.device):
+        for state in self._concerned(event):
+            if state.changed and self.registry.usable(state.device):
                 self._announce(state)
         return self._out
+
+    def _concerned(self, event: Event) -> Iterable[StreamState]:
+        """Streams that the event may have changed: of hundreds, a report that is no news concerns one or two."""
+        if self._upheaval or not isinstance(event, ReportReceived):
+            return self.streams.values()
+        report = event.report
+        names = [*(told.stream for told in report.streams), *(ready.stream for ready in report.epochs)]
+        return [self.streams[name] for name in dict.fromkeys(names) if name in self.streams]
 
     def _mind_pause(self, now: float) -> None:
         """A scheduler that was frozen has heard nobody: that is no death of theirs."""
@@ -152,6 +163,7 @@ class SchedulerCore:
                 self._advance(state, now)
 
     def _node_came(self, record: NodeRecord, heard: Heard, now: float) -> None:
+        self._upheaval = True
         kind = {Heard.RESTARTED: "restart", Heard.CAME_BACK: "return"}.get(heard, "join")
         tier = record.report.tier or "tile worker"
         self._note(DecisionRecord(now, kind, f"{tier} {record.name} {heard.value}", node=record.name))
@@ -314,6 +326,7 @@ class SchedulerCore:
 
     def _lose(self, node: str, reason: str, now: float) -> None:
         """What was in the node is gone: streams that pass through it fall back, those that were about to, stay."""
+        self._upheaval = True
         for state in self.streams.values():
             if node != state.device and state.involves(node):
                 self._lose_in(state, node, reason, now)

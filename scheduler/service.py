@@ -43,6 +43,12 @@ POLL_MS = 20
 MAX_BATCH = 2000
 """Reports taken between two ticks; more are a flood, and must not stop the clock."""
 
+CROWD_PER_S = 200.0
+"""Reports a second from which on they are taken together every `REST_S`: a thousand nodes would wake this thread, and
+the one that reads the sockets, a thousand times a second."""
+
+REST_S = 0.004
+
 MAX_LOG_BYTES = 1 << 30
 """The event log stops growing here: at 20 kB/s for ten nodes that is half a day; a longer run keeps its decisions."""
 
@@ -101,7 +107,7 @@ class SchedulerService:
     Args:
         core: decides.
         reports: SUB socket, bound.
-        plans: PUB socket, bound.
+        plans: XPUB socket, bound.
         log: where events go, or None.
     """
 
@@ -113,6 +119,8 @@ class SchedulerService:
         self._plans = plans
         self._log = log
         self._on_decision: Callable[[LogDecision], None] = _log_decision
+        self._viewers = 0
+        """Subscriptions that viewers' messages match."""
         self._injected: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def inject(self, event: Event) -> None:
@@ -121,33 +129,38 @@ class SchedulerService:
 
     def run(self, stop: threading.Event, tick_s: float = TICK_S) -> None:
         """Serve until `stop` is set; closes the sockets."""
+        self._reports.setsockopt(zmq.RCVTIMEO, POLL_MS)
         with self._reports, self._plans:
-            due_s = time.monotonic()
+            due_s, taken, crowded = time.monotonic(), 0, False
             while not stop.is_set():
-                wait_ms = max(0, min(POLL_MS, int((due_s - time.monotonic()) * 1000)))
                 # All that waits is heard before the clock is: while the core plans, reports queue up, and their
                 # senders must not be taken for dead.
-                if self._reports.poll(wait_ms):
-                    self._receive_all()
+                taken += self._receive_all()
                 while not self._injected.empty():
                     self._handle(self._injected.get())
                 if time.monotonic() >= due_s:
+                    self._see_viewers()
                     self._handle(Tick())
-                    due_s = time.monotonic() + tick_s
+                    due_s, taken, crowded = time.monotonic() + tick_s, 0, taken > CROWD_PER_S * tick_s
+                if crowded:
+                    stop.wait(REST_S)
         if self._log is not None:
             self._log.close()
 
-    def _receive_all(self) -> None:
-        for _ in range(MAX_BATCH):
+    def _receive_all(self) -> int:
+        """Take the reports that there are, at most `MAX_BATCH`; wait for the first one. Returns their number."""
+        for number in range(MAX_BATCH):
             try:
-                self._take(self._reports.recv_multipart(zmq.DONTWAIT)[-1])
+                self._take(self._reports.recv_multipart(zmq.DONTWAIT if number else 0)[-1])
             except zmq.Again:
-                return
+                return number
+        return MAX_BATCH
 
     def _take(self, data: bytes) -> None:
         try:
             report = decode_report(data)
-            self._plans.send_multipart([topic(VIEWERS), data])
+            if self._viewers:
+                self._plans.send_multipart([topic(VIEWERS), data])
             self._handle(ReportReceived(report))
         except VersionMismatch as error:
             logger.warning("%s", error)
@@ -156,6 +169,17 @@ class SchedulerService:
                 self._handle(stranger)
         except WireError as error:
             logger.warning("report dropped: %s", error)
+
+    def _see_viewers(self) -> None:
+        """Learn from the subscriptions (XPUB) whether anybody looks: a thousand reports need not be sent to nobody."""
+        while True:
+            try:
+                news = self._plans.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            change = {b"\x00": -1, b"\x01": 1}.get(news[:1], 0)
+            if topic(VIEWERS).startswith(news[1:]):
+                self._viewers = max(0, self._viewers + change)
 
     def _handle(self, event: Event) -> None:
         now = time.monotonic()
@@ -169,6 +193,8 @@ class SchedulerService:
                 self._on_decision(instruction)
 
     def _publish(self, instruction: Publish) -> None:
+        if instruction.to == (VIEWERS,) and not self._viewers:
+            return
         data = encode(instruction.message)
         for recipient in instruction.to:
             self._plans.send_multipart([topic(recipient), data])
