@@ -1,9 +1,9 @@
 """How many frames of one segment a node computes together: as many as wait anyway, and as few as are the fastest.
 
 Nothing is ever waited for. Frames that wait in front of a stage (of several streams, as a rule) and that want the same
-segment may be computed as one batch. A size is used only where it is bit for bit what the frames give one by one, which
-its first batches are checked for, and only where its measured time per frame is lower: on a CPU many segments gain
-nothing, and a library may add up in another order for another size.
+segment may be computed as one batch. A size is used only where its measured time per frame is lower, and only where it
+gives what the frames give one by one, which its first batches are checked for: bit for bit (`EXACT`), or to rounding
+(`ROUNDING`). A library may add up in another order for another size; on a CPU that is the rule where batches gain.
 """
 
 from __future__ import annotations
@@ -11,11 +11,26 @@ from __future__ import annotations
 import statistics
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 SIZES = (1, 2, 4, 8)
+
+ROUNDING_ERROR = 1e-5
+"""Largest difference, relative to the largest magnitude of a tensor, that is rounding: the bound that tiles have."""
+
+
+class Batches(StrEnum):
+    """Which batches a node may compute."""
+
+    OFF = "off"
+    EXACT = "exact"
+    """Those with the bits of their frames one by one."""
+    ROUNDING = "rounding"
+    """Those that differ by `ROUNDING_ERROR` at most."""
+
 
 TRIALS = 4
 """Batches of each size that are timed before sizes are compared, and checked where they are more than one frame."""
@@ -37,7 +52,9 @@ Tensors = dict[str, Tensor]
 class Sizes:
     """What is known of the batches of one segment."""
 
-    def __init__(self) -> None:
+    def __init__(self, tolerance: float = 0.0) -> None:
+        self.tolerance = tolerance
+        """Of the check; 0 for equal bits."""
         self._seconds: dict[int, deque[float]] = {size: deque(maxlen=WINDOW) for size in SIZES}
         self._checked = dict.fromkeys(SIZES, 0)
         self._unequal: set[int] = set()
@@ -84,14 +101,15 @@ class Sizes:
 class BatchBook:
     """The sizes of all segments of a node, by what makes two frames' segments the same one."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: Batches = Batches.EXACT) -> None:
+        self._tolerance = ROUNDING_ERROR if batches is Batches.ROUNDING else 0.0
         self.counts: Counter[int] = Counter()
         """Batches computed, by size."""
         self._sizes: OrderedDict[object, Sizes] = OrderedDict()
 
     def of(self, key: object) -> Sizes:
         """Of one segment; the one used longest ago is forgotten first."""
-        sizes = self._sizes.setdefault(key, Sizes())
+        sizes = self._sizes.setdefault(key, Sizes(self._tolerance))
         self._sizes.move_to_end(key)
         while len(self._sizes) > MAX_SEGMENTS:
             self._sizes.popitem(last=False)
@@ -122,10 +140,16 @@ def compute_together(
     sizes.timed(count, seconds)
     if sizes.is_doubtful(count):
         alone = [compute(frame) for frame in frames]
-        sizes.checked(count, all(_equal(*pair) for pair in zip(made, alone, strict=True)))
+        sizes.checked(count, all(_same(*pair, sizes.tolerance) for pair in zip(made, alone, strict=True)))
         return alone, clock() - begin
     return made, seconds
 
 
-def _equal(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def _same(one: Tensors, other: Tensors, tolerance: float) -> bool:
+    return one.keys() == other.keys() and all(_near(one[name], other[name], tolerance) for name in one)
+
+
+def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    if not tolerance or not other.is_floating_point():
+        return torch.equal(one, other)
+    return float((one - other).abs().max()) <= tolerance * float(other.abs().max())

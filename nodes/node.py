@@ -11,7 +11,7 @@ import msgspec
 import zmq
 
 from nodes.agent import REPORT_INTERVAL_S, Agent, Identity, SchedulerAddress
-from nodes.batches import SIZES
+from nodes.batches import Batches
 from nodes.epochs import EpochStore
 from nodes.links import LinkMeter, answer
 from nodes.outlet import Directory, Outlet
@@ -49,6 +49,8 @@ class NodeSettings:
     emulate_speed: float = 1.0
     """Fraction of this machine's speed that the node pretends to have."""
     insecure: bool = False
+    batches: Batches = Batches.EXACT
+    """Which frames that wait an edge or cloud node computes together."""
     report_interval_s: float = REPORT_INTERVAL_S
 
 
@@ -69,8 +71,8 @@ class Node:
         self.factory = SocketFactory(zmq.Context(), settings.insecure)
         self.epochs = EpochStore(self.build, on_change=self.changed)
         outlet = Outlet(settings.name, self.factory, self.directory)
-        together = max(SIZES) if tier in (Tier.EDGE, Tier.CLOUD) else 1
-        self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver, together)
+        batches = settings.batches if tier in (Tier.EDGE, Tier.CLOUD) else Batches.OFF
+        self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver, batches)
         self.speed = EmulatedSpeed(settings.emulate_speed)
         self.stopping = threading.Event()
         self.agent: Agent | None = None

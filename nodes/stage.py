@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import zmq
 from torch import Tensor
 
-from nodes.batches import BatchBook, Sizes, compute_together
+from nodes.batches import SIZES, BatchBook, Batches, Sizes, compute_together
 from nodes.epochs import EpochStore
 from nodes.handoff import Closed, Handoff
 from nodes.links import LinkMeter, answer
@@ -114,7 +114,7 @@ class StageLoop:
         epochs: the programs that can be run.
         outlet: where results and notices go.
         deliver: takes results that stay on this node.
-        together: frames that may be computed as one batch, at most.
+        batches: which frames that wait may be computed together.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class StageLoop:
         epochs: EpochStore,
         outlet: Outlet,
         deliver: Deliver | None = None,
-        together: int = 1,
+        batches: Batches = Batches.OFF,
     ) -> None:
         self.name = name
         self.model = model
@@ -134,8 +134,8 @@ class StageLoop:
         self.links = LinkMeter()
         self._deliver = deliver
         self._arrived: Handoff[Arrival] = Handoff(ARRIVALS)
-        self._unpacked: Handoff[Work] = Handoff(together)
-        self.batches, self._together = BatchBook(), together
+        self._unpacked: Handoff[Work] = Handoff(1 if batches is Batches.OFF else max(SIZES))
+        self.batches, self._together = BatchBook(batches), batches is not Batches.OFF
         self._computed: Handoff[Work | DropNotice | Measurement] = Handoff()
         self.handoffs: dict[str, Handoff[Any]] = {
             "arrived": self._arrived,
@@ -243,7 +243,7 @@ class StageLoop:
     def _compute(self) -> None:
         while (work := _next(self._unpacked)) is not None:
             sizes = self.batches.of(work.segment)
-            more = self._unpacked.more(partial(_same_segment, work), sizes.more) if self._together > 1 else []
+            more = self._unpacked.more(partial(_same_segment, work), sizes.more) if self._together else []
             try:
                 self.batches.counts[1 + len(more)] += 1
                 for done in self._computed_together([work, *more], sizes):

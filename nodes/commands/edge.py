@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nodes.batches import Batches
 from nodes.commands import options as opt
 from nodes.commands.serving import Launch, serve
 from nodes.edge import EdgeNode
@@ -20,6 +21,7 @@ def edge(
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
     insecure: opt.Insecure = False,
+    batches: opt.Together = Batches.EXACT,
     layout: opt.Pinned = None,
     child: opt.Child = False,
 ) -> None:
@@ -29,6 +31,6 @@ def edge(
     """
     launch = Launch(
         "edge", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()), layout,
+        insecure, config, tuple(peer or ()), layout, batches,
     ).resolved()  # fmt: skip
     serve(EdgeNode(launch.settings(), launch.load()), child)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nodes.agent import SchedulerAddress
+from nodes.batches import Batches
 from nodes.config import Deployment, NodeConfig, read_deployment
 from pipeline.errors import ConfigError
 from pipeline.model.layouts import Layout
@@ -39,6 +40,9 @@ EmulateSpeed = Annotated[
 Insecure = Annotated[bool, typer.Option("--insecure", help="Bind beyond loopback without keys: anybody may connect.")]
 Pinned = Annotated[
     Layout | None, typer.Option("--layout", hidden=True, help="Pin the memory layout of segments, for equal bits.")
+]
+Together = Annotated[
+    Batches, typer.Option("--batches", help="Frames computed together: none, with equal bits, or equal to rounding.")
 ]
 Goals = Annotated[
     str, typer.Option("--objective", help="Goals in order of priority: throughput, latency, bytes, cloud, energy.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from nodes.batches import Batches
 from nodes.commands.options import from_file, peer_endpoints, scheduler_address
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.node import Node, NodeSettings
@@ -33,6 +34,7 @@ class Launch:
     config: Path | None = None
     peers: tuple[str, ...] = ()
     layout: Layout | None = None
+    batches: Batches = Batches.EXACT
 
     def resolved(self) -> Launch:
         """With what the deployment file says, where one is given."""
@@ -44,6 +46,7 @@ class Launch:
         return Launch(
             self.tier, self.name, deployment.model, deployment.weights, f"{address.reports},{address.plans}",
             node.listen, node.advertise, node.torch_device, node.torch_threads, node.emulate_speed, deployment.insecure,
+            batches=self.batches,
         )  # fmt: skip
 
     def settings(self) -> NodeSettings:
@@ -51,7 +54,7 @@ class Launch:
         return NodeSettings(
             self.name, scheduler_address(self.scheduler), self.listen, self.advertise,
             peer_endpoints(self.peers), torch_device=self.torch_device, emulate_speed=self.emulate_speed,
-            insecure=self.insecure, layout=self.layout,
+            insecure=self.insecure, layout=self.layout, batches=self.batches,
         )  # fmt: skip
 
     def load(self) -> LoadedModel:
