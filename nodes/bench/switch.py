@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import torch
 import zmq
 from torch import Tensor
@@ -36,20 +37,26 @@ from pipeline.errors import NodeError
 from pipeline.frames.prefetch import Prefetcher
 from pipeline.frames.source import Frame
 from pipeline.frames.sources import open_source
+from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import OUTPUT, ModelGraph
 from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel, load_model
-from pipeline.plan import Link, Plan, Stage, Tier
+from pipeline.plan import Link, Plan, Stage, Tier, TilePlan, TileStack
+from pipeline.tiling.analysis import analysis_of
+from pipeline.tiling.fuse import waists_between
 from scheduler.advisor import NoAdvisor
 from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import StreamConfigured
 from scheduler.events import StreamSettings as Wanted
+from scheduler.handmade import worker_name
 from scheduler.service import SchedulerService
 
 STREAM = "camera"
 NAMES = {tier: f"{tier}-1" for tier in Tier}
-LAYOUT = Layout.CHANNELS_LAST
-"""Pinned: each process would choose its fastest one by itself, and the last bits of the results with it."""
+WORKER = worker_name(1)
+LAYOUT = Layout.ONEDNN
+"""Pinned: each process would choose its fastest one by itself, and the last bits of the results with it. In this one
+tiles have the bits of the whole map (docs/tiling.md), whatever strips the edge node fits to its worker."""
 
 VIDEO = Path(__file__).resolve().parents[3] / "shared" / "data" / "video" / "one-by-one-person-detection.mp4"
 ROUTES = (
@@ -62,6 +69,15 @@ CODECS = ("fp32", "fp16", "q8", "q6", "q4", "q8c")
 PICTURE_CODECS = ("fp32", "jpeg90", "webp75")
 PICTURES_SHARE = 0.25
 """Of the plans that leave the device: these send the picture itself."""
+
+TILES_SHARE = 0.3
+"""Of the plans with an edge stage: these cut it into tiles, where it can be."""
+
+GRIDS = (((0.5, 0.5), (1.0,)), ((1.0,), (0.5, 0.5)), ((0.5, 0.5), (0.5, 0.5)))
+"""Shares of height and of width."""
+
+MIN_TILES_MB = 0.001
+"""A run in which no tile went to the worker has shown nothing of tiles."""
 
 STEADY_FRAMES = 6
 """Frames under a plan that has settled, before the next switch is asked for: what its own latencies are read off."""
@@ -122,6 +138,8 @@ class Record:
     """By epoch: the first frame that met none of the plan before, and when the next switch was asked for."""
     readmitted: int = 0
     duplicates: int = 0
+    tile_bytes: int = 0
+    """What the tile worker took in."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -129,17 +147,19 @@ def run(case: SwitchCase = SwitchCase()) -> BenchReport:
     """Switch, compare, judge."""
     torch.set_num_threads(1)
     model = load_model(case.model)
-    plans = catalogue(model.captured.graph, case.plans, random.Random(case.seed))
+    plans = catalogue(model.captured, case.plans, random.Random(case.seed))
     pictures = _pictures(case, model)
     record = _stream(case, model, plans, pictures)
     return judge(case, record, Alone(model, LAYOUT), [waiting.picture for waiting in pictures])
 
 
-def catalogue(graph: ModelGraph, count: int, rng: random.Random) -> list[Plan]:
-    """Plans over all routes in turn, with cuts and codecs drawn at random; everything on the device is one of them."""
+def catalogue(captured: CapturedModel, count: int, rng: random.Random) -> list[Plan]:
+    """Plans over all routes in turn, with cuts, codecs and tiles drawn; everything on the device is one of them."""
     found: dict[str, Plan] = {}
     for route in itertools.islice(itertools.cycle(ROUTES), 50 * count):
-        plan = _draw(graph, route, rng)
+        plan = _draw(captured.graph, route, rng)
+        if Tier.EDGE in route and rng.random() < TILES_SHARE:
+            plan = _in_tiles(captured, plan, rng)
         found.setdefault(repr(plan), plan)
         if len(found) == count:
             break
@@ -159,6 +179,18 @@ def _draw(graph: ModelGraph, route: Sequence[Tier], rng: random.Random) -> Plan:
     return Plan(0, STREAM, graph.fingerprint, stages, links)
 
 
+def _in_tiles(captured: CapturedModel, plan: Plan, rng: random.Random) -> Plan:
+    """The plan with the beginning of its edge stage shared with a worker; as it is where that cannot be tiled."""
+    edge = NAMES[Tier.EDGE]
+    start, end = plan.span(plan.hop_of(edge), captured.graph)
+    why_not = analysis_of(captured).why_no_stack
+    ends = [cut.name for cut in waists_between(captured, start, end)[1:] if why_not(start, cut) is None]
+    if not ends:
+        return plan
+    stack = TileStack(rng.choice(ends), *rng.choice(GRIDS))
+    return msgspec.structs.replace(plan, tiles=TilePlan((stack,), (edge, WORKER)))
+
+
 def _pictures(case: SwitchCase, model: LoadedModel) -> list[Waiting]:
     spec = case.source or (str(VIDEO) if VIDEO.exists() else "scene:")
     source = open_source(spec, limit=case.pictures)
@@ -170,8 +202,8 @@ def _pictures(case: SwitchCase, model: LoadedModel) -> list[Waiting]:
 
 
 def _stream(case: SwitchCase, model: LoadedModel, plans: list[Plan], pictures: list[Waiting]) -> Record:
-    record, rng = Record(), random.Random(case.seed)
-    with tempfile.TemporaryDirectory() as folder, _scheduler(plans[0]) as (service, address):
+    record, rng, core = Record(), random.Random(case.seed), _core(plans[0])
+    with tempfile.TemporaryDirectory() as folder, _serving(core) as (service, address):
         with Family(Path(folder)) as family:
             _start_nodes(family, case, address)
             device = _device(model, address, record)
@@ -179,15 +211,26 @@ def _stream(case: SwitchCase, model: LoadedModel, plans: list[Plan], pictures: l
                 _switch_all(case, device, service, record, rng, plans, pictures)
             finally:
                 device.stop()
+        worker = core.registry.get(WORKER)
+        record.tile_bytes = 0 if worker is None else sum(link.bytes_total for link in worker.report.links)
     ledger = device.admission.ledger
     record.readmitted, record.duplicates = sum(ledger.readmissions.values()), ledger.drops["duplicate"]
     return record
 
 
+def _core(plan: Plan) -> SchedulerCore:
+    wanted = Wanted(planner="fixed", plan=plan)
+    return SchedulerCore(NoAdvisor(), CoreConfig(secrets.token_hex(8), model=plan.model, settings=wanted))
+
+
 @contextmanager
 def _scheduler(plan: Plan) -> Iterator[tuple[SchedulerService, SchedulerAddress]]:
-    wanted = Wanted(planner="fixed", plan=plan)
-    core = SchedulerCore(NoAdvisor(), CoreConfig(secrets.token_hex(8), model=plan.model, settings=wanted))
+    with _serving(_core(plan)) as served:
+        yield served
+
+
+@contextmanager
+def _serving(core: SchedulerCore) -> Iterator[tuple[SchedulerService, SchedulerAddress]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     factory = SocketFactory(context)
     inbox, reports = factory.subscriber("tcp://127.0.0.1:*", bind=True)
@@ -204,12 +247,12 @@ def _scheduler(plan: Plan) -> Iterator[tuple[SchedulerService, SchedulerAddress]
 
 
 def _start_nodes(family: Family, case: SwitchCase, address: SchedulerAddress) -> None:
-    for tier in (Tier.EDGE, Tier.CLOUD):
+    for kind, name in (("edge", NAMES[Tier.EDGE]), ("cloud", NAMES[Tier.CLOUD]), ("tile", WORKER)):
         arguments = [
-            tier, "--name", NAMES[tier], "--model", case.model, "--scheduler", f"{address.reports},{address.plans}",
+            kind, "--name", name, "--model", case.model, "--scheduler", f"{address.reports},{address.plans}",
             "--torch-threads", "1", "--layout", LAYOUT,
         ]  # fmt: skip
-        family.start(NAMES[tier], arguments)
+        family.start(name, arguments)
     for child in family.children.values():
         family.wait_ready(child, 120.0)
 
@@ -270,7 +313,7 @@ def _switch_all(
 
 
 def _another(plans: list[Plan], running: Plan, rng: random.Random) -> Plan:
-    return rng.choice([plan for plan in plans if (plan.stages, plan.links) != (running.stages, running.links)])
+    return rng.choice([plan for plan in plans if _key(plan) != _key(running)])
 
 
 def _wait_until_settled(record: Record, number: int, limit_s: float) -> None:
@@ -319,16 +362,19 @@ def judge(case: SwitchCase, record: Record, alone: Alone, pictures: list[Tensor]
     own, late = _own_figures(record), _late(record)
     in_time = statistics.mean(each <= 0.0 for each in late)
     took = sorted(change.stamped_s - change.asked_s for change in record.changes[1:])
+    tiled = sum(change.plan.tiles is not None for change in record.changes[1:])
     bars = [
         Bar("switches", len(record.changes) - 1, case.switches, "min"),
         Bar("frames lost", lost, 0, "max"),
         Bar("frames doubled", doubled, 0, "max"),
         Bar("frames out of order", disorder, 0, "max"),
+        Bar("megabytes of tiles", record.tile_bytes / 1e6, MIN_TILES_MB, "min"),
         Bar("results that differ from their plan's", wrong, 0, "max"),
         Bar("first frames in time", in_time, MIN_IN_TIME, "min"),
     ]
     notes = [
         f"{len(numbers)} frames, {len(own)} plans; {record.readmitted} admitted again, {record.duplicates} copies",
+        f"{tiled} switches to plans with tiles; the tile worker took {record.tile_bytes / 1e6:.1f} MB",
         f"asked to stamped: median {statistics.median(took) * 1e3:.0f} ms, worst {took[-1] * 1e3:.0f} ms",
         f"first frame over its allowance: worst {max(late) * 1e3:.1f} ms",
     ]
@@ -367,8 +413,13 @@ def _row(plan: Plan, own: Own) -> dict[str, Cell]:
         "route": " > ".join(stage.tier for stage in plan.stages),
         "cuts": ", ".join(stage.until for stage in plan.stages[:-1]),
         "codecs": ", ".join(link.codec for link in plan.links),
+        "tiles": "" if plan.tiles is None else ", ".join(map(_grid, plan.tiles.stacks)),
         "frames": len(own.latencies_s),
         "period ms": round(own.period_s * 1e3, 2),
         "p50 ms": round(statistics.median(own.latencies_s) * 1e3, 1),
         "p99 ms": round(own.p99_s * 1e3, 1),
     }
+
+
+def _grid(stack: TileStack) -> str:
+    return f"{len(stack.rows)}x{len(stack.columns)} to {stack.until}"
