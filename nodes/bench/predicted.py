@@ -3,6 +3,12 @@
 Each network has one deployment: the device in this process, edge and cloud in processes of their own, a shaper in
 front of each inbox. Plan after plan is drawn, predicted, switched to and run: with a full window for its frames/s, then
 with one frame in flight for its latency, since the cost model's latency is without queues.
+
+The speeds add up to well under one core, so that three nodes, three shapers and the packing beside them find two cores
+free: whatever the plan, frames are not faster than the sum of the speeds over the network's time.
+
+It can be run in parts, on another seed or network each: `add` names files with the `--json` output of earlier parts,
+whose rows are judged with those of this one.
 """
 
 from __future__ import annotations
@@ -18,25 +24,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
 from nodes.admission import Outcome, Waiting
 from nodes.agent import SchedulerAddress
-from nodes.bench.report import Bar, BenchReport, Cell
-from nodes.bench.switch import NAMES, STREAM, _scheduler
+from nodes.bench._live import NAMES, STREAM, Draws
+from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.commands.options import peer_endpoints
 from nodes.device import DeviceNode, StreamSettings
 from nodes.launch import Family
 from nodes.local_links import LocalLinks
 from nodes.machine import machine_profile
 from nodes.node import NodeSettings
-from pipeline.errors import NodeError
+from pipeline.errors import ConfigError, NodeError
 from pipeline.frames.source import Frame
 from pipeline.frames.sources import open_source
-from pipeline.model.graph import OUTPUT
 from pipeline.model.spec import LoadedModel, load_model
-from pipeline.plan import Link, Plan, Stage, Tier
+from pipeline.plan import Plan, Tier
 from scheduler.catalogue import slowed
 from scheduler.cost import evaluate
 from scheduler.events import StreamConfigured
@@ -45,14 +51,19 @@ from scheduler.packing import arithmetic
 from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Cost, LinkEstimate, Problem
 from scheduler.service import SchedulerService
 
-MODELS = ("builtin", "pytorchcv.models.resnet:resnet18", "pytorchcv.models.mobilenetv2:mobilenetv2_w1")
+MODELS = {
+    "builtin": "builtin",
+    "resnet18": "pytorchcv.models.resnet:resnet18",
+    "mobilenetv2": "pytorchcv.models.mobilenetv2:mobilenetv2_w1",
+}
 PLANS = 12
 """Per network."""
 
-SPEEDS = {Tier.DEVICE: 0.15, Tier.EDGE: 0.4, Tier.CLOUD: 1.0}
+SPEEDS = {Tier.DEVICE: 0.1, Tier.EDGE: 0.2, Tier.CLOUD: 0.4}
 RATES_BPS = {DEVICE_EDGE: 40e6, EDGE_CLOUD: 25e6, DEVICE_CLOUD: 15e6}
 DELAY_S = 0.005
-CODECS = ("fp32", "fp16")
+ROUTES = ((Tier.DEVICE, Tier.EDGE), (Tier.DEVICE, Tier.CLOUD), tuple(Tier), tuple(Tier))
+DRAWS = Draws(codecs=("fp32", "fp16"), picture_codecs=("fp32",), pictures_share=0.0)
 """Codecs whose size follows from arithmetic: nothing but the cost model is on trial."""
 
 PERIOD_S = (0.005, 0.4)
@@ -64,67 +75,102 @@ LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a plan did."""
+
+    fps: float
+    latency_s: float
+    """Median of frames that travelled alone."""
+    stages_s: tuple[float, ...]
+    """Of these frames, for each stage: unpacking, computing and packing."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """One plan, predicted and measured."""
 
     model: str
     plan: Plan
     predicted: Cost
-    fps: float
-    latency_s: float
+    measured: Measured
 
     @property
-    def fps_error(self) -> float:
-        """|predicted - measured| / measured."""
-        return abs(self.predicted.throughput_fps - self.fps) / self.fps
+    def row(self) -> dict[str, Cell]:
+        """For the table; errors are |predicted - measured| / measured."""
+        predicted, measured = self.predicted, self.measured
+        stages_s = tuple(stage.decode_s + stage.compute_s + stage.encode_s for stage in predicted.stages)
+        fps, latency_s = predicted.throughput_fps, predicted.latency_s
+        return {
+            "model": self.model,
+            "plan": " | ".join(f"{stage.tier} ..{stage.until}" for stage in self.plan.stages),
+            "codecs": ", ".join(link.codec for link in self.plan.links),
+            "bottleneck": predicted.bottleneck,
+            "frames/s": _both(fps, measured.fps, ".2f"),
+            "error": abs(fps - measured.fps) / measured.fps,
+            "latency ms": _both(latency_s * 1e3, measured.latency_s * 1e3),
+            "latency error": abs(latency_s - measured.latency_s) / measured.latency_s,
+            "stages ms": ", ".join(_both(a * 1e3, b * 1e3) for a, b in zip(stages_s, measured.stages_s, strict=True)),
+            "way ms": _both((latency_s - sum(stages_s)) * 1e3, (measured.latency_s - sum(measured.stages_s)) * 1e3),
+        }
 
-    @property
-    def latency_error(self) -> float:
-        """|predicted - measured| / measured."""
-        return abs(self.predicted.latency_s - self.latency_s) / self.latency_s
+
+def _both(predicted: float, measured: float, form: str = ".1f") -> str:
+    return f"{predicted:{form}} / {measured:{form}}"
 
 
-def run(plans: int = PLANS, seed: int = 11) -> BenchReport:
-    """Measure plans of all networks."""
+def run(networks: str = ",".join(MODELS), plans: int = PLANS, seed: int = 11, add: str = "") -> BenchReport:
+    """Measure plans.
+
+    Args:
+        networks: some of `MODELS`, by comma; none only judges `add`.
+        plans: of each network.
+        seed: of the draws.
+        add: files with reports of earlier parts, by comma.
+    """
     torch.set_num_threads(1)
-    trials = [trial for spec in MODELS for trial in _trials(load_model(spec), spec, plans, random.Random(seed))]
-    bars = []
-    for name, errors in (
-        ("frames/s", [trial.fps_error for trial in trials]),
-        ("latency", [trial.latency_error for trial in trials]),
-    ):
+    rows = [row for name in add.split(",") if name for row in _earlier(Path(name))]
+    for name in networks.split(",") if networks else []:
+        if name not in MODELS:
+            raise ConfigError(f"network {name!r}", "not of this benchmark", f"it has {', '.join(MODELS)}")
+        for trial in _trials(MODELS[name], plans, random.Random(f"{name} {seed}")):
+            rows.append(trial.row)
+            tell(f"{len(rows)}: " + ", ".join(f"{key} {_short(value)}" for key, value in trial.row.items()))
+    return BenchReport("predicted", rows, judge(rows), ["predicted / measured in each cell"])
+
+
+def judge(rows: list[dict[str, Cell]]) -> list[Bar]:
+    """The bars over the rows of all parts."""
+    bars = [Bar("plans", len(rows), 30, "min"), Bar("networks", len({row["model"] for row in rows}), 3, "min")]
+    for name, column in (("frames/s", "error"), ("latency", "latency error")):
+        errors = [float(row[column] or 0.0) for row in rows]
         bars.append(Bar(f"{name}: median error", statistics.median(errors), MAX_MEDIAN, "max"))
         bars.append(Bar(f"{name}: p95 error", float(np.quantile(errors, 0.95)), MAX_P95, "max"))
-    return BenchReport("predicted", [_row(trial) for trial in trials], [Bar("plans", len(trials), 30, "min"), *bars])
+    return bars
 
 
-def _row(trial: Trial) -> dict[str, Cell]:
-    return {
-        "model": trial.model,
-        "plan": " | ".join(f"{stage.tier} ..{stage.until}" for stage in trial.plan.stages),
-        "codecs": ", ".join(link.codec for link in trial.plan.links),
-        "bottleneck": trial.predicted.bottleneck,
-        "predicted frames/s": round(trial.predicted.throughput_fps, 2),
-        "measured frames/s": round(trial.fps, 2),
-        "error": round(trial.fps_error, 3),
-        "predicted ms": round(trial.predicted.latency_s * 1e3, 1),
-        "measured ms": round(trial.latency_s * 1e3, 1),
-        "latency error": round(trial.latency_error, 3),
-    }
+def _short(value: Cell) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _trials(model: LoadedModel, spec: str, count: int, rng: random.Random) -> Iterator[Trial]:
+def _earlier(path: Path) -> list[dict[str, Cell]]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=BenchReport).rows
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"report {path}", str(error), "make it with `bench predicted --json`") from error
+
+
+def _trials(spec: str, count: int, rng: random.Random) -> Iterator[Trial]:
+    model = load_model(spec)
     problem = _problem(model)
     chosen = list(itertools.islice(_draws(problem, rng), count))
     traces = {hop: f"{rate / 1e6:g}Mbit" for hop, rate in RATES_BPS.items()}
     links = LocalLinks(NAMES, traces, DELAY_S)
-    with tempfile.TemporaryDirectory() as folder, links.running(), _scheduler(chosen[0][0]) as (service, address):
+    with tempfile.TemporaryDirectory() as folder, links.running(), serving(fixed_core(chosen[0][0])) as (service, address):
         with Family(Path(folder)) as family:
             _start_nodes(family, spec, links, address)
             with _Live(model, links, address, service) as live:
                 for plan, cost in chosen:
-                    fps, latency_s = live.measure(plan)
-                    yield Trial(model.captured.graph.name, plan, cost, fps, latency_s)
+                    yield Trial(model.captured.graph.name, plan, cost, live.measure(plan))
 
 
 def _problem(model: LoadedModel) -> Problem:
@@ -137,16 +183,8 @@ def _problem(model: LoadedModel) -> Problem:
 
 def _draws(problem: Problem, rng: random.Random) -> Iterator[tuple[Plan, Cost]]:
     """Random plans whose period this machine can show."""
-    graph = problem.graph
-    routes = ((Tier.DEVICE, Tier.EDGE), (Tier.DEVICE, Tier.CLOUD), tuple(Tier), tuple(Tier))
-    for route in itertools.cycle(routes):
-        cuts = sorted(rng.sample(graph.cuts[:-1], len(route) - 1), key=lambda cut: cut.mask.bit_count())
-        if not all(a.before(b) for a, b in itertools.pairwise(cuts)):
-            continue
-        names = [*(cut.name for cut in cuts), OUTPUT]
-        stages = tuple(Stage(tier, NAMES[tier], until) for tier, until in zip(route, names, strict=True))
-        codecs = tuple(Link(rng.choice(CODECS) if cut.index else "fp32") for cut in cuts)
-        plan = Plan(0, STREAM, graph.fingerprint, stages, codecs)
+    for route in itertools.cycle(ROUTES):
+        plan = DRAWS.plan(problem.graph, route, rng)
         cost = evaluate(problem, plan)
         if PERIOD_S[0] < cost.period_s < PERIOD_S[1]:
             yield plan, cost
@@ -196,15 +234,20 @@ class _Live:
         self._stream.join(LIMIT_S)
         self._device.stop()
 
-    def measure(self, plan: Plan) -> tuple[float, float]:
-        """Frames/s with a full window, and the median latency of frames that travel alone."""
+    def measure(self, plan: Plan) -> Measured:
+        """Frames/s with a full window, then the latency of frames that travel alone."""
         self._service.inject(StreamConfigured(STREAM, Wanted(planner="fixed", plan=plan)))
         done = self._collect(plan, WARM_FRAMES + FRAMES)[WARM_FRAMES:]
         times = [at_s for at_s, _ in done]
         fps = (len(times) - 1) / (times[-1] - times[0])
         self._device.admission.narrow(1)
-        alone = self._collect(plan, WARM_FRAMES + LONE_FRAMES)[WARM_FRAMES:]
-        return fps, statistics.median(outcome.latency_s for _, outcome in alone)
+        alone = [outcome for _, outcome in self._collect(plan, WARM_FRAMES + LONE_FRAMES)[WARM_FRAMES:]]
+        stages = [[hop.unpack_s + hop.compute_s + hop.pack_s for hop in outcome.header.hops] for outcome in alone]
+        return Measured(
+            fps,
+            statistics.median(outcome.latency_s for outcome in alone),
+            tuple(statistics.median(each) for each in zip(*stages, strict=True)),
+        )
 
     def _collect(self, plan: Plan, count: int) -> list[tuple[float, Outcome]]:
         """The next `count` results under the plan."""

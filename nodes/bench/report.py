@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Literal
 
 import msgspec
 
 Cell = str | float | int | bool | None
+
+
+def tell(text: str) -> None:
+    """Say how far a benchmark is, on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 class Bar(msgspec.Struct, frozen=True):

@@ -10,49 +10,41 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-import secrets
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import torch
-import zmq
 from torch import Tensor
 
 from nodes.admission import Outcome, Waiting, credit_window
 from nodes.agent import SchedulerAddress
 from nodes.bench._alone import Alone
+from nodes.bench._live import NAMES, STREAM, Draws, fixed_core, serving
 from nodes.bench.report import Bar, BenchReport, Cell
 from nodes.device import DeviceNode, StreamSettings
 from nodes.launch import Family
 from nodes.node import NodeSettings
-from nodes.sockets import SocketFactory
 from pipeline.errors import NodeError
 from pipeline.frames.prefetch import Prefetcher
 from pipeline.frames.source import Frame
 from pipeline.frames.sources import open_source
 from pipeline.model.capture import CapturedModel
-from pipeline.model.graph import OUTPUT, ModelGraph
 from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel, load_model
-from pipeline.plan import Link, Plan, Stage, Tier, TilePlan, TileStack
+from pipeline.plan import Plan, Tier, TilePlan, TileStack
 from pipeline.tiling.analysis import analysis_of
 from pipeline.tiling.fuse import waists_between
-from scheduler.advisor import NoAdvisor
-from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import StreamConfigured
 from scheduler.events import StreamSettings as Wanted
 from scheduler.handmade import worker_name
 from scheduler.service import SchedulerService
 
-STREAM = "camera"
-NAMES = {tier: f"{tier}-1" for tier in Tier}
 WORKER = worker_name(1)
 LAYOUT = Layout.ONEDNN
 """Pinned: each process would choose its fastest one by itself, and the last bits of the results with it. In this one
@@ -65,10 +57,9 @@ ROUTES = (
     (Tier.DEVICE, Tier.CLOUD),
     (Tier.DEVICE, Tier.EDGE, Tier.CLOUD),
 )
-CODECS = ("fp32", "fp16", "q8", "q6", "q4", "q8c")
-PICTURE_CODECS = ("fp32", "jpeg90", "webp75")
-PICTURES_SHARE = 0.25
-"""Of the plans that leave the device: these send the picture itself."""
+DRAWS = Draws(
+    codecs=("fp32", "fp16", "q8", "q6", "q4", "q8c"), picture_codecs=("fp32", "jpeg90", "webp75"), pictures_share=0.25
+)
 
 TILES_SHARE = 0.3
 """Of the plans with an edge stage: these cut it into tiles, where it can be."""
@@ -157,26 +148,13 @@ def catalogue(captured: CapturedModel, count: int, rng: random.Random) -> list[P
     """Plans over all routes in turn, with cuts, codecs and tiles drawn; everything on the device is one of them."""
     found: dict[str, Plan] = {}
     for route in itertools.islice(itertools.cycle(ROUTES), 50 * count):
-        plan = _draw(captured.graph, route, rng)
+        plan = DRAWS.plan(captured.graph, route, rng)
         if Tier.EDGE in route and rng.random() < TILES_SHARE:
             plan = _in_tiles(captured, plan, rng)
         found.setdefault(repr(plan), plan)
         if len(found) == count:
             break
     return list(found.values())
-
-
-def _draw(graph: ModelGraph, route: Sequence[Tier], rng: random.Random) -> Plan:
-    while True:
-        cuts = sorted(rng.sample(graph.cuts[:-1], len(route) - 1), key=lambda cut: cut.mask.bit_count())
-        if cuts and rng.random() < PICTURES_SHARE:
-            cuts[0] = graph.cuts[0]
-        if all(a.before(b) for a, b in itertools.pairwise(cuts)):
-            break
-    names = [*(cut.name for cut in cuts), OUTPUT]
-    stages = tuple(Stage(tier, NAMES[tier], until) for tier, until in zip(route, names, strict=True))
-    links = tuple(Link(rng.choice(CODECS if cut.index else PICTURE_CODECS)) for cut in cuts)
-    return Plan(0, STREAM, graph.fingerprint, stages, links)
 
 
 def _in_tiles(captured: CapturedModel, plan: Plan, rng: random.Random) -> Plan:
@@ -202,8 +180,8 @@ def _pictures(case: SwitchCase, model: LoadedModel) -> list[Waiting]:
 
 
 def _stream(case: SwitchCase, model: LoadedModel, plans: list[Plan], pictures: list[Waiting]) -> Record:
-    record, rng, core = Record(), random.Random(case.seed), _core(plans[0])
-    with tempfile.TemporaryDirectory() as folder, _serving(core) as (service, address):
+    record, rng, core = Record(), random.Random(case.seed), fixed_core(plans[0])
+    with tempfile.TemporaryDirectory() as folder, serving(core) as (service, address):
         with Family(Path(folder)) as family:
             _start_nodes(family, case, address)
             device = _device(model, address, record)
@@ -216,34 +194,6 @@ def _stream(case: SwitchCase, model: LoadedModel, plans: list[Plan], pictures: l
     ledger = device.admission.ledger
     record.readmitted, record.duplicates = sum(ledger.readmissions.values()), ledger.drops["duplicate"]
     return record
-
-
-def _core(plan: Plan) -> SchedulerCore:
-    wanted = Wanted(planner="fixed", plan=plan)
-    return SchedulerCore(NoAdvisor(), CoreConfig(secrets.token_hex(8), model=plan.model, settings=wanted))
-
-
-@contextmanager
-def _scheduler(plan: Plan) -> Iterator[tuple[SchedulerService, SchedulerAddress]]:
-    with _serving(_core(plan)) as served:
-        yield served
-
-
-@contextmanager
-def _serving(core: SchedulerCore) -> Iterator[tuple[SchedulerService, SchedulerAddress]]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    factory = SocketFactory(context)
-    inbox, reports = factory.subscriber("tcp://127.0.0.1:*", bind=True)
-    outbox, announced = factory.publisher("tcp://127.0.0.1:*", bind=True)
-    service, stop = SchedulerService(core, inbox, outbox), threading.Event()
-    thread = threading.Thread(target=service.run, args=(stop,), name="scheduler")
-    thread.start()
-    try:
-        yield service, SchedulerAddress(reports, announced)
-    finally:
-        stop.set()
-        thread.join()
-        context.term()
 
 
 def _start_nodes(family: Family, case: SwitchCase, address: SchedulerAddress) -> None:
