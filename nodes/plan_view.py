@@ -23,7 +23,7 @@ COLOURS = {"device": "green", "edge": "cyan", "cloud": "magenta"}
 
 def render(graph: ModelGraph, found: Explanation) -> RenderableType:
     """All that `anabranch plan` prints."""
-    parts: list[RenderableType] = [drawing(graph, found.decision.plan), stage_table(found)]
+    parts: list[RenderableType] = [drawing(graph, found.decision.plan), stage_table(graph, found)]
     parts.append(Text(headline(found)))
     if found.decision.runners_up:
         parts.append(runners_up(found))
@@ -65,8 +65,9 @@ def drawing(graph: ModelGraph, plan: Plan) -> RenderableType:
     return Panel(Group(bar, legend), title=f"{graph.name}: {len(graph.blocks)} blocks, {graph.flops / 1e9:.2f} GFLOP")
 
 
-def stage_table(found: Explanation) -> RenderableType:
+def stage_table(graph: ModelGraph, found: Explanation) -> RenderableType:
     """Predicted times, the bottleneck marked."""
+    result_bytes = sum(graph.tensors[name].nbytes for name in graph.outputs)
     cost = found.decision.cost
     table = Table("part", "decode", "compute", "encode", "transfer", "bytes", title="predicted, ms per frame")
     for number, stage in enumerate(cost.stages):
@@ -79,6 +80,9 @@ def stage_table(found: Explanation) -> RenderableType:
             name = f"{link.source}-{link.target} link"
             transfer = _milliseconds(link.transfer_s, name == cost.bottleneck)
             table.add_row(f"  {link.codec}", "", "", "", transfer, f"{link.bytes:,.0f}")
+    if cost.links:
+        transfer = _milliseconds(cost.home.transfer_s, cost.bottleneck == "way home")
+        table.add_row("way home", "", "", "", transfer, f"{result_bytes:,.0f}")
     return table
 
 

@@ -1,8 +1,8 @@
 """The one cost model: what a plan takes in time, bytes, accuracy, memory and energy.
 
 - A stage decodes, computes and encodes in three threads, on successive frames; a link transfers beside them. The
-  *period* is the slowest of all of these, the *latency* their sum, with each link's round trip once: half with the
-  frame, half with its result.
+  *period* is the slowest of all of these, the *latency* their sum, with half of each link's round trip and the result's
+  straight way home.
 - A tensor that several later blocks need crosses a link once (it is in the cut once).
 - Packing beside compute slows it by `contention` of its time; a node's load scales all its times.
 - Uncertain links and loads count at the objective's quantile.
@@ -143,6 +143,9 @@ def _compute_s(problem: Problem, plan: Plan, number: int, stage: Stage) -> float
 def _total(problem: Problem, plan: Plan, stages: tuple[StageCost, ...], links: tuple[LinkCost, ...]) -> Cost:
     parts = {f"{s.tier} {part}": getattr(s, f"{part}_s") for s in stages for part in ("decode", "compute", "encode")}
     parts |= {f"{link.source}-{link.target} link": link.transfer_s for link in links}
+    home = problem.way_home(stages[-1].tier)
+    if links:
+        parts["way home"] = home.transfer_s
     bottleneck = max(parts, key=lambda name: parts[name])
     drop = problem.packing.drop_of(*_choices(problem, plan))
     device, cloud = stages[0], stages[-1]
@@ -152,7 +155,7 @@ def _total(problem: Problem, plan: Plan, stages: tuple[StageCost, ...], links: t
         sending = links[0].transfer_s if links else 0.0
         energy = problem.power.compute_w * busy + problem.power.transmit_w * sending
     return Cost(
-        latency_s=sum(parts.values()) + sum(link.rtt_s for link in links),
+        latency_s=sum(parts.values()) + sum(link.rtt_s for link in links) / 2 + home.delay_s,
         period_s=parts[bottleneck],
         bytes=sum(link.bytes for link in links),
         accuracy_drop=None if np.isnan(drop) else drop,
@@ -162,5 +165,6 @@ def _total(problem: Problem, plan: Plan, stages: tuple[StageCost, ...], links: t
         energy_j=energy,
         stages=stages,
         links=links,
+        home=home,
         bottleneck=bottleneck,
     )

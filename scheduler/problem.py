@@ -67,6 +67,19 @@ def _deviations(quantile: float) -> float:
 
 
 @dataclass(frozen=True)
+class WayHome:
+    """What a result takes from the last stage to the device: it goes there straight, not through the other stages."""
+
+    transfer_s: float = 0.0
+    delay_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """From the last stage's end to the device."""
+        return self.transfer_s + self.delay_s
+
+
+@dataclass(frozen=True)
 class Power:
     """What the device draws above idle."""
 
@@ -121,6 +134,19 @@ class Problem:
         load = self.loads.get(self.nodes[tier])
         return 1.0 if load is None else load.at(self.objective.quantile)
 
+    def way_home(self, last: Tier) -> WayHome:
+        """The way of a result from the tier `last`, over links that are taken to be as fast back as forth.
+
+        Without an estimate of its link with the device, the way is that over the edge.
+        """
+        if last is Tier.DEVICE:
+            return WayHome()
+        straight = self.links.get((Tier.DEVICE, last))
+        links = (self.links[DEVICE_EDGE], self.links[EDGE_CLOUD]) if straight is None else (straight,)
+        slowest_bps = min(link.bps_at(self.objective.quantile) for link in links)
+        nbytes = sum(self.graph.tensors[name].nbytes for name in self.graph.outputs)
+        return WayHome(nbytes * 8.0 / slowest_bps, sum(link.rtt_s for link in links) / 2)
+
     def has(self, *hops: Hop) -> bool:
         """Whether all of these links, and the nodes at their ends, are there."""
         return all(hop in self.links and hop[0] in self.nodes and hop[1] in self.nodes for hop in hops)
@@ -149,7 +175,7 @@ class LinkCost:
     transfer_s: float
     """Bytes over goodput: what counts for the period."""
     rtt_s: float
-    """Counted once per frame: half with the frame, half with its result."""
+    """Half of it counts with the frame; its result goes a way of its own."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +197,10 @@ class Cost:
     """Of the device per frame; None without power figures."""
     stages: tuple[StageCost, ...]
     links: tuple[LinkCost, ...]
+    home: WayHome
+    """Of the result."""
     bottleneck: str
-    """What has the time of the period: `device compute`, `edge decode`, `device-edge link`, ..."""
+    """What has the time of the period: `device compute`, `edge decode`, `device-edge link`, `way home`, ..."""
 
     @property
     def throughput_fps(self) -> float:

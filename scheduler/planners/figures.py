@@ -9,24 +9,30 @@ from typing import TypeVar
 import numpy as np
 
 from scheduler.planners.halves import Rows, edge_seconds
-from scheduler.problem import Hop, Problem
+from scheduler.problem import Hop, Problem, WayHome
 from scheduler.tables import Floats, Ints
 
 Arrays = TypeVar("Arrays", Floats, Ints)
+
+
+NO_WAY = WayHome()
 
 
 @dataclass(frozen=True)
 class Wire:
     """A link as the search sees it."""
 
-    s_per_byte: float
-    rtt_s: float
+    s_per_byte: float = 0.0
+    delay_s: float = 0.0
+    """Half of the round trip."""
+    home: WayHome = NO_WAY
+    """Of the results of plans that end behind this link."""
 
     @classmethod
     def of(cls, problem: Problem, hop: Hop) -> Wire:
         """The link at the objective's quantile."""
         link = problem.links[hop]
-        return cls(8.0 / link.bps_at(problem.objective.quantile), link.rtt_s)
+        return cls(8.0 / link.bps_at(problem.objective.quantile), link.rtt_s / 2, problem.way_home(hop[1]))
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class OneLink:
 
     @functools.cached_property
     def latency_s(self) -> Floats:
-        return np.asarray(self.rows.fixed_s + self.rows.bytes * self.wire.s_per_byte + self.wire.rtt_s)
+        way_s = self.wire.delay_s + self.wire.home.seconds
+        return np.asarray(self.rows.fixed_s + self.rows.bytes * self.wire.s_per_byte + way_s)
 
     @functools.cached_property
     def period_s(self) -> Floats:
-        return np.asarray(np.maximum(self.rows.busy_s, self.rows.bytes * self.wire.s_per_byte))
+        link_s = np.maximum(self.rows.bytes * self.wire.s_per_byte, self.wire.home.transfer_s)
+        return np.asarray(np.maximum(self.rows.busy_s, link_s))
 
     @property
     def bytes(self) -> Floats:
@@ -107,17 +115,22 @@ class TwoLinks:
     @functools.cached_property
     def latency_s(self) -> Floats:
         heads, tails, (first, second) = self.heads, self.tails, self.wires
-        down = heads.fixed_s + heads.bytes * first.s_per_byte + first.rtt_s
-        # A plan that ends at the edge (codec -1) has no second round trip; of a group of tails, the best may be it.
-        rtt = np.where(tails.codec < 0, 0.0, second.rtt_s)
-        across = tails.fixed_s + tails.bytes * second.s_per_byte + rtt
+        down = heads.fixed_s + heads.bytes * first.s_per_byte + first.delay_s
+        way_s = self._behind_edge(first.home.seconds, second.delay_s + second.home.seconds)
+        across = tails.fixed_s + tails.bytes * second.s_per_byte + way_s
         return np.asarray(self.edge_s + self._down(down) + self._across(across))
 
     @functools.cached_property
     def period_s(self) -> Floats:
-        down = np.maximum(self.heads.busy_s, self.heads.bytes * self.wires[0].s_per_byte)
-        across = np.maximum(self.tails.busy_s, self.tails.bytes * self.wires[1].s_per_byte)
+        first, second = self.wires
+        down = np.maximum(self.heads.busy_s, self.heads.bytes * first.s_per_byte)
+        home_s = self._behind_edge(first.home.transfer_s, second.home.transfer_s)
+        across = np.maximum(self.tails.busy_s, np.maximum(self.tails.bytes * second.s_per_byte, home_s))
         return np.asarray(np.maximum(np.maximum(self.edge_s, self._down(down)), self._across(across)))
+
+    def _behind_edge(self, ending_s: float, going_on_s: float) -> Floats:
+        """By tail: of plans that end at the edge (codec -1), and of the others; of a group, the best may be either."""
+        return np.where(self.tails.codec < 0, min(ending_s, going_on_s) if self.lower else ending_s, going_on_s)
 
     @property
     def bytes(self) -> Floats:

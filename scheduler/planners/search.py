@@ -62,14 +62,14 @@ class Search:
         self.banned: set[tuple[int, int]] = set()
         """Divisions (first cut, second cut) that may not be answered, whatever the codecs: they were, before."""
         self._problem, self._halves = problem, halves
-        none = Wire(0.0, 0.0)
+        none = Wire()
         self._alone = OneLink(problem, halves.alone, none)
-        wires = {hop: Wire.of(problem, hop) for hop in problem.links}
         self._straight = self._pairs = None
         if halves.straight is not None:
-            self._straight = _Straight(problem, halves.straight, wires[DEVICE_CLOUD], self.banned)
+            self._straight = _Straight(problem, halves.straight, Wire.of(problem, DEVICE_CLOUD), self.banned)
         if halves.heads is not None and halves.tails is not None:
-            both = wires[DEVICE_EDGE], wires.get(EDGE_CLOUD, none)
+            second = Wire.of(problem, EDGE_CLOUD) if problem.has(EDGE_CLOUD) else none
+            both = Wire.of(problem, DEVICE_EDGE), second
             self._pairs = _Pairs(problem, halves, both, self.banned)
 
     @property

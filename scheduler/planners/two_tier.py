@@ -102,14 +102,18 @@ def _energy(problem: Problem, hop: Hop, order: Ints) -> Floats:
     if problem.power is None:
         raise ValueError("energy needs power figures")
     device = np.concatenate(([0.0], np.cumsum(problem.times_of(Tier.DEVICE).block_s))) * problem.load_of(Tier.DEVICE)
-    link = problem.links[hop]
-    sending = np.maximum(_transfer(problem, hop, order) - link.rtt_s, 0.0)
-    return np.asarray(problem.power.compute_w * device + problem.power.transmit_w * sending)
+    return np.asarray(problem.power.compute_w * device + problem.power.transmit_w * _sending(problem, hop, order))
 
 
 def _transfer(problem: Problem, hop: Hop, order: Ints) -> Floats:
-    link = problem.links[hop]
+    """There and back; nothing for everything on the device."""
+    seconds = _sending(problem, hop, order) + problem.links[hop].rtt_s / 2 + problem.way_home(hop[1]).seconds
+    seconds[-1] = 0.0
+    return seconds
+
+
+def _sending(problem: Problem, hop: Hop, order: Ints) -> Floats:
     nbytes = problem.packing.bytes[order, problem.packing.codec(RAW)]
-    seconds = nbytes * (8.0 / link.bps_at(problem.objective.quantile)) + link.rtt_s
+    seconds = nbytes * (8.0 / problem.links[hop].bps_at(problem.objective.quantile))
     seconds[-1] = 0.0
     return np.asarray(seconds)

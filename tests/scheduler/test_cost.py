@@ -22,7 +22,7 @@ from scheduler.tiles import Grid, TileTable, mask_words, waists
 def residual() -> ModelGraph:
     """a -> b -> sum of a and b: `a` is read twice."""
     names = (INPUT, "a", "b", "c")
-    tensors = {name: TensorSpec(name, (1, 10)) for name in names}
+    tensors = {name: TensorSpec(name, (1, 10)) for name in names} | {"c": TensorSpec("c", (1, 1), "uint8")}
     blocks = (
         Block(0, "A", "conv", ("a",), (INPUT,), ("a",), 100, 8),
         Block(1, "B", "conv", ("b",), ("a",), ("b",), 100, 8),
@@ -78,13 +78,24 @@ def plan(*parts: str, tiles: TilePlan | None = None) -> Plan:
 
 def test_three_tiers_by_hand() -> None:
     cost = evaluate(world(), plan("d:A", "fp32", "e:B", "q4", "c"))
-    # Device 4, link 40 bytes at 10 bytes/s, edge 2, packing 0.5, 10 bytes at 5 bytes/s, unpacking 0.25, cloud 1.
-    assert cost.latency_s == pytest.approx(4 + 4 + 2 + 0.5 + 2 + 0.25 + 1 + 0.1 + 0.2)
+    # Device 4, link 40 bytes at 10 bytes/s, edge 2, packing 0.5, 10 bytes at 5 bytes/s, unpacking 0.25, cloud 1;
+    # then 1 byte at 1 byte/s straight home.
+    assert cost.latency_s == pytest.approx(4 + 4 + 2 + 0.5 + 2 + 0.25 + 1 + 1 + (0.1 + 0.2 + 0.3) / 2)
     assert (cost.period_s, cost.bottleneck) == (4.0, "device compute")
     assert cost.throughput_fps == 0.25
     assert [link.bytes for link in cost.links] == [40.0, 10.0]
     assert (cost.bytes, cost.accuracy_drop, cost.cloud_busy_s, cost.device_busy_s) == (50.0, 0.02, 1.25, 4.0)
     assert (cost.device_memory_bytes, cost.energy_j) == (100.0, None)
+
+
+def test_results_go_home_straight_or_over_the_edge_and_can_be_the_bottleneck() -> None:
+    three = plan("d:A", "fp32", "e:B", "q4", "c")
+    links = {DEVICE_EDGE: LinkEstimate(80.0, 0.1), EDGE_CLOUD: LinkEstimate(40.0, 0.2)}
+    home = evaluate(world(links=links), three).home
+    assert (home.transfer_s, home.delay_s) == pytest.approx((8 / 40, 0.15))
+    slow = evaluate(world(links={**links, DEVICE_CLOUD: LinkEstimate(1.0)}), three)
+    assert (slow.period_s, slow.bottleneck) == (8.0, "way home")
+    assert evaluate(world(), plan("d")).home.seconds == 0.0
 
 
 def test_the_tensor_read_twice_is_paid_for_once() -> None:
@@ -156,7 +167,7 @@ def test_violations_name_bounds_with_their_excess() -> None:
     problem = world(objective=objective)
     two = plan("d:input", "fp32", "c")
     found = violations(problem, two, evaluate(problem, two))
-    assert found["max_latency_s"] == pytest.approx((40 + 3 + 0.3 - 10) / 10)
+    assert found["max_latency_s"] == pytest.approx((40 + 3 + 1 + 0.3 - 10) / 10)
     assert found["private_until"] == found["pictures_stay_at_edge"] == np.inf
     assert "max_drop" not in found
     lossy = plan("d:input", "q4", "e")

@@ -28,7 +28,7 @@ from scheduler.events import (
     decode_report,
     encode,
 )
-from scheduler.problem import Cost, StageCost
+from scheduler.problem import Cost, StageCost, WayHome
 from scheduler.reports import Crossing, Endpoints, Figure, LinkReport, Readiness, Report, StageReport, StreamReport
 from scheduler.streams import device_only
 from scheduler.world import Advice, World
@@ -42,7 +42,7 @@ EDGE_S = 0.02
 def cost(period_s: float, latency_s: float | None = None, sent: float = 0.0) -> Cost:
     """A cost of which only time and bytes matter."""
     latency = period_s if latency_s is None else latency_s
-    return Cost(latency, period_s, sent, 0.0, 0.0, 0.0, 0.0, None, (), (), "device compute")
+    return Cost(latency, period_s, sent, 0.0, 0.0, 0.0, 0.0, None, (), (), WayHome(), "device compute")
 
 
 def plan_of(stream: str, device: str, *helpers: tuple[Tier, str], epoch: int = 0, codec: str = "fp32") -> Plan:
