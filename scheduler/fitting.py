@@ -16,12 +16,20 @@ from pipeline.errors import ConfigError
 from pipeline.model.graph import Cut, ModelGraph
 from scheduler.profile import HeldOut, Timing
 from scheduler.regression import block_features
-from scheduler.tables import Floats
+from scheduler.tables import Floats, Ints
 
 PULLS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Weights of the guess that are tried; the one with the least held-out error is taken."""
 
 FOLDS = 5
+
+NEIGHBOURS = 7
+"""Visits before and behind one that tell how fast the machine is just then: a third of a second each way."""
+
+POLISH_ROUNDS = 4
+
+QUIET = 0.25
+"""The quantile of the machine's slowdowns that counts."""
 
 LONG = 0.05
 """Share of the longest segment's time from which on a segment counts as long."""
@@ -62,6 +70,30 @@ def fit(graph: ModelGraph, samples: Sequence[Sample]) -> tuple[Timing, HeldOut]:
     error = errors[pull]
     long = float(np.quantile(error[seconds >= LONG * seconds.max()], 0.95))
     return timing, HeldOut(len(samples), float(np.median(error)), float(np.quantile(error, 0.95)), long)
+
+
+def steady(segments: Ints, seconds: Floats) -> Floats:
+    """Typical seconds of each segment, out of visits in the order of time, on a machine whose speed wanders.
+
+    A visit is taken for its segment's seconds times the machine's slowdown at that moment, which its neighbours in
+    time share. Both are found in turn by medians (Tukey's median polish); the slowdown that counts for all segments is
+    the `QUIET` quantile of all moments: what others slow down is the load's business, not the profile's.
+
+    Args:
+        segments: shape (visits,), which segment was visited; every number up to the largest one occurs.
+        seconds: shape (visits,), how long it took.
+    """
+    visits = [np.flatnonzero(segments == number) for number in range(int(segments.max()) + 1)]
+    slowdown = np.ones(len(seconds))
+    for _ in range(POLISH_ROUNDS):
+        typical = np.array([np.median(seconds[each] / slowdown[each]) for each in visits])
+        slowdown = _running_median(seconds / typical[segments])
+    return np.asarray(typical * np.quantile(slowdown, QUIET))
+
+
+def _running_median(values: Floats) -> Floats:
+    padded = np.pad(values, NEIGHBOURS, mode="reflect" if len(values) > NEIGHBOURS else "edge")
+    return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1), axis=1))
 
 
 _SCALES = np.array([1.0, 1e9, 1e9])

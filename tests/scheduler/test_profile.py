@@ -10,9 +10,10 @@ import pytest
 from pipeline.errors import ConfigError, ModelMismatch
 from pipeline.model.graph import ModelGraph
 from scheduler import profile as profiles
-from scheduler.fitting import Sample, fit
+from scheduler.fitting import Sample, fit, steady
 from scheduler.profile import HeldOut, Profile, Timing
 from scheduler.regression import block_features, regress
+from scheduler.tables import Floats
 from tests.scheduler import worlds
 
 NO_ERROR = HeldOut(1, 0.0, 0.0)
@@ -130,3 +131,21 @@ def test_regression_predicts_a_network_of_the_same_layers() -> None:
 def test_regression_needs_a_profile() -> None:
     with pytest.raises(ConfigError, match="no profile to learn from"):
         regress([])
+
+
+def test_steady_takes_the_machine_s_wandering_speed_out() -> None:
+    """Slowdowns that last for many visits fall on some segments only; relative to each other they come out right."""
+    rng = np.random.default_rng(3)
+    truth_s = 10.0 ** rng.uniform(-4, -2, 60)
+    segments = np.concatenate([rng.permutation(60) for _ in range(5)])
+    slowdown = 1.0 + 0.6 * (np.sin(np.arange(300) / 25.0) > 0.2)
+    seconds = truth_s[segments] * slowdown * rng.normal(1.0, 0.02, 300)
+    by_itself = np.array([np.median(seconds[segments == number]) for number in range(60)])
+
+    def spread(found: Floats) -> float:
+        ratio = found / truth_s
+        return float(np.quantile(ratio, 0.95) / np.quantile(ratio, 0.05))
+
+    assert spread(steady(segments, seconds)) < 1.1
+    assert spread(by_itself) > 1.4
+    assert float(np.median(steady(segments, seconds) / truth_s)) == pytest.approx(1.0, rel=0.05)
