@@ -67,7 +67,6 @@ def drawing(graph: ModelGraph, plan: Plan) -> RenderableType:
 
 def stage_table(graph: ModelGraph, found: Explanation) -> RenderableType:
     """Predicted times, the bottleneck marked."""
-    result_bytes = sum(graph.tensors[name].nbytes for name in graph.outputs)
     cost = found.decision.cost
     table = Table("part", "decode", "compute", "encode", "transfer", "bytes", title="predicted, ms per frame")
     for number, stage in enumerate(cost.stages):
@@ -82,7 +81,7 @@ def stage_table(graph: ModelGraph, found: Explanation) -> RenderableType:
             table.add_row(f"  {link.codec}", "", "", "", transfer, f"{link.bytes:,.0f}")
     if cost.links:
         transfer = _milliseconds(cost.home.transfer_s, cost.bottleneck == "way home")
-        table.add_row("way home", "", "", "", transfer, f"{result_bytes:,.0f}")
+        table.add_row("way home", "", "", "", transfer, f"{graph.result_bytes:,}")
     return table
 
 

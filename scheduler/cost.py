@@ -65,10 +65,20 @@ def evaluate(problem: Problem, plan: Plan) -> Cost:
         KeyError: a link or tier that the problem does not have.
     """
     plan.check(problem.graph)
-    crossings = _crossings(problem, plan)
-    links = tuple(_link_cost(problem, plan, number) for number in range(len(plan.links)))
-    stages = tuple(_stage_cost(problem, plan, number, crossings) for number in range(len(plan.stages)))
-    return _total(problem, plan, stages, links)
+    return with_links(problem, plan, stage_costs(problem, plan))
+
+
+def stage_costs(problem: Problem, plan: Plan) -> tuple[StageCost, ...]:
+    """The part of a plan's cost that no link changes."""
+    crossings = _crossings(problem, plan, _choices(problem, plan))
+    return tuple(_stage_cost(problem, plan, number, crossings) for number in range(len(plan.stages)))
+
+
+def with_links(problem: Problem, plan: Plan, stages: tuple[StageCost, ...]) -> Cost:
+    """The whole cost, with the links as they are."""
+    choices = _choices(problem, plan)
+    links = tuple(_link_cost(problem, plan, number, choice) for number, choice in enumerate(choices))
+    return _total(problem, choices, stages, links)
 
 
 def violations(problem: Problem, plan: Plan, cost: Cost) -> dict[str, float]:
@@ -85,9 +95,8 @@ def violations(problem: Problem, plan: Plan, cost: Cost) -> dict[str, float]:
     return found
 
 
-def _crossings(problem: Problem, plan: Plan) -> tuple[Crossing, ...]:
+def _crossings(problem: Problem, plan: Plan, choices: list[tuple[int, int]]) -> tuple[Crossing, ...]:
     hops = [(a.tier, b.tier) for a, b in itertools.pairwise(plan.stages)]
-    choices = _choices(problem, plan)
     return tuple(
         crossing(problem, hop, Packed.of(problem.packing, *where)) for hop, where in zip(hops, choices, strict=True)
     )
@@ -101,9 +110,9 @@ def _choices(problem: Problem, plan: Plan) -> list[tuple[int, int]]:
     ]
 
 
-def _link_cost(problem: Problem, plan: Plan, number: int) -> LinkCost:
+def _link_cost(problem: Problem, plan: Plan, number: int, choice: tuple[int, int]) -> LinkCost:
     source, target = plan.stages[number].tier, plan.stages[number + 1].tier
-    nbytes = float(problem.packing.bytes[_choices(problem, plan)[number]])
+    nbytes = float(problem.packing.bytes[choice])
     link = problem.links[source, target]
     return LinkCost(
         source=source,
@@ -140,14 +149,16 @@ def _compute_s(problem: Problem, plan: Plan, number: int, stage: Stage) -> float
     return seconds * problem.load_of(stage.tier)
 
 
-def _total(problem: Problem, plan: Plan, stages: tuple[StageCost, ...], links: tuple[LinkCost, ...]) -> Cost:
+def _total(
+    problem: Problem, choices: list[tuple[int, int]], stages: tuple[StageCost, ...], links: tuple[LinkCost, ...]
+) -> Cost:
     parts = {f"{s.tier} {part}": getattr(s, f"{part}_s") for s in stages for part in ("decode", "compute", "encode")}
     parts |= {f"{link.source}-{link.target} link": link.transfer_s for link in links}
     home = problem.way_home(stages[-1].tier)
     if links:
         parts["way home"] = home.transfer_s
     bottleneck = max(parts, key=lambda name: parts[name])
-    drop = problem.packing.drop_of(*_choices(problem, plan))
+    drop = problem.packing.drop_of(*choices)
     device, cloud = stages[0], stages[-1]
     busy = device.compute_s + device.encode_s
     energy = None

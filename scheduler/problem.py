@@ -144,8 +144,7 @@ class Problem:
         straight = self.links.get((Tier.DEVICE, last))
         links = (self.links[DEVICE_EDGE], self.links[EDGE_CLOUD]) if straight is None else (straight,)
         slowest_bps = min(link.bps_at(self.objective.quantile) for link in links)
-        nbytes = sum(self.graph.tensors[name].nbytes for name in self.graph.outputs)
-        return WayHome(nbytes * 8.0 / slowest_bps, sum(link.rtt_s for link in links) / 2)
+        return WayHome(self.graph.result_bytes * 8.0 / slowest_bps, sum(link.rtt_s for link in links) / 2)
 
     def has(self, *hops: Hop) -> bool:
         """Whether all of these links, and the nodes at their ends, are there."""

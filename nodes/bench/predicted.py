@@ -7,6 +7,10 @@ with one frame in flight for its latency, since the cost model's latency is with
 The speeds add up to well under one core, so that three nodes, three shapers and the packing beside them find two cores
 free: whatever the plan, frames are not faster than the sum of the speeds over the network's time.
 
+A virtual machine's own speed wanders by a fifth within seconds. So while a plan runs, the whole network is timed here
+twice a second, on a thread of its own, and how much slower than profiled it is goes into the prediction as the load of
+all three nodes, which in a deployment the scheduler estimates.
+
 It can be run in parts, on another seed or network each: `add` names files with the `--json` output of earlier parts,
 whose rows are judged with those of this one.
 """
@@ -14,6 +18,7 @@ whose rows are judged with those of this one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import random
 import statistics
@@ -36,11 +41,13 @@ from nodes.commands.options import peer_endpoints
 from nodes.device import DeviceNode, StreamSettings
 from nodes.launch import Family
 from nodes.local_links import LocalLinks
-from nodes.machine import machine_profile
 from nodes.node import NodeSettings
+from nodes.profiler import ProfilerSettings, profile_node
 from pipeline.errors import ConfigError, NodeError
 from pipeline.frames.source import Frame
 from pipeline.frames.sources import open_source
+from pipeline.model.graph import INPUT
+from pipeline.model.segment import Segment
 from pipeline.model.spec import LoadedModel, load_model
 from pipeline.plan import Plan, Tier
 from scheduler.catalogue import slowed
@@ -48,7 +55,8 @@ from scheduler.cost import evaluate
 from scheduler.events import StreamConfigured
 from scheduler.events import StreamSettings as Wanted
 from scheduler.packing import arithmetic
-from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Cost, LinkEstimate, Problem
+from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Cost, LinkEstimate, LoadEstimate, Problem
+from scheduler.profile import Profile
 from scheduler.service import SchedulerService
 
 MODELS = {
@@ -69,6 +77,10 @@ DRAWS = Draws(codecs=("fp32", "fp16"), picture_codecs=("fp32",), pictures_share=
 PERIOD_S = (0.005, 0.4)
 """Plans outside take too long to run, or are faster than this machine can feed."""
 
+PROFILE_S = 30.0
+GAUGE_S = 0.5
+"""Between two looks at the machine's speed."""
+
 WARM_FRAMES, FRAMES, LONE_FRAMES = 8, 30, 10
 MAX_MEDIAN, MAX_P95 = 0.10, 0.20
 LIMIT_S = 60.0
@@ -83,6 +95,8 @@ class Measured:
     """Median of frames that travelled alone."""
     stages_s: tuple[float, ...]
     """Of these frames, for each stage: unpacking, computing and packing."""
+    slowdown: float
+    """Of the machine meanwhile, over its profile."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ class Trial:
             "plan": " | ".join(f"{stage.tier} ..{stage.until}" for stage in self.plan.stages),
             "codecs": ", ".join(link.codec for link in self.plan.links),
             "bottleneck": predicted.bottleneck,
+            "load": round(measured.slowdown, 3),
             "frames/s": _both(fps, measured.fps, ".2f"),
             "error": abs(fps - measured.fps) / measured.fps,
             "latency ms": _both(latency_s * 1e3, measured.latency_s * 1e3),
@@ -161,33 +176,39 @@ def _earlier(path: Path) -> list[dict[str, Cell]]:
 
 def _trials(spec: str, count: int, rng: random.Random) -> Iterator[Trial]:
     model = load_model(spec)
-    problem = _problem(model)
+    profile = profile_node(model.captured, "*", ProfilerSettings(PROFILE_S), lambda share, what: None)
+    tell(
+        f"{model.captured.graph.name}: profiled, held-out error {profile.error.median:.1%}, p95 {profile.error.p95:.1%}"
+    )
+    problem = _problem(model, profile)
     chosen = list(itertools.islice(_draws(problem, rng), count))
     traces = {hop: f"{rate / 1e6:g}Mbit" for hop, rate in RATES_BPS.items()}
     links = LocalLinks(NAMES, traces, DELAY_S)
-    with tempfile.TemporaryDirectory() as folder, links.running(), serving(fixed_core(chosen[0][0])) as (service, address):
+    core = fixed_core(chosen[0])
+    with tempfile.TemporaryDirectory() as folder, links.running(), serving(core) as (service, address):
         with Family(Path(folder)) as family:
             _start_nodes(family, spec, links, address)
-            with _Live(model, links, address, service) as live:
-                for plan, cost in chosen:
-                    yield Trial(model.captured.graph.name, plan, cost, live.measure(plan))
+            with _Gauge(model, profile) as gauge, _Live(model, links, address, service) as live:
+                for plan in chosen:
+                    measured = live.measure(plan, gauge)
+                    loads = dict.fromkeys(NAMES.values(), LoadEstimate(measured.slowdown))
+                    cost = evaluate(dataclasses.replace(problem, loads=loads), plan)
+                    yield Trial(model.captured.graph.name, plan, cost, measured)
 
 
-def _problem(model: LoadedModel) -> Problem:
+def _problem(model: LoadedModel, profile: Profile) -> Problem:
     graph = model.captured.graph
-    profile = machine_profile(model.captured)
     times = {NAMES[tier]: slowed(profile, NAMES[tier], speed).bind(graph) for tier, speed in SPEEDS.items()}
     links = {hop: LinkEstimate(rate, 2 * DELAY_S) for hop, rate in RATES_BPS.items()}
     return Problem(graph, STREAM, NAMES, times, arithmetic(graph), links)
 
 
-def _draws(problem: Problem, rng: random.Random) -> Iterator[tuple[Plan, Cost]]:
+def _draws(problem: Problem, rng: random.Random) -> Iterator[Plan]:
     """Random plans whose period this machine can show."""
     for route in itertools.cycle(ROUTES):
         plan = DRAWS.plan(problem.graph, route, rng)
-        cost = evaluate(problem, plan)
-        if PERIOD_S[0] < cost.period_s < PERIOD_S[1]:
-            yield plan, cost
+        if PERIOD_S[0] < evaluate(problem, plan).period_s < PERIOD_S[1]:
+            yield plan
 
 
 def _start_nodes(family: Family, spec: str, links: LocalLinks, address: SchedulerAddress) -> None:
@@ -199,6 +220,43 @@ def _start_nodes(family: Family, spec: str, links: LocalLinks, address: Schedule
         family.start(NAMES[tier], arguments)
     for child in family.children.values():
         family.wait_ready(child, 120.0)
+
+
+class _Gauge:
+    """Times the whole network now and then, on a thread of its own."""
+
+    def __init__(self, model: LoadedModel, profile: Profile) -> None:
+        graph = model.captured.graph
+        self._segment = Segment(model.captured, graph.cuts[0], graph.cuts[-1])
+        self._segment.warm()
+        self._expected_s = profile.bind(graph).seconds(0, len(graph.cuts) - 1)
+        self._inputs = {INPUT: torch.randint(0, 256, model.captured.example.shape, dtype=torch.uint8)}
+        self._found: list[float] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gauge")
+
+    def __enter__(self) -> _Gauge:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(LIMIT_S)
+
+    def begin(self) -> None:
+        """Forget what was found so far."""
+        self._found.clear()
+
+    def slowdown(self) -> float:
+        """Median since `begin`, over the profile."""
+        found = list(self._found)
+        return statistics.median(found) / self._expected_s if found else 1.0
+
+    def _run(self) -> None:
+        while not self._over.wait(GAUGE_S):
+            before = time.thread_time()
+            self._segment.run(self._inputs)
+            self._found.append(time.thread_time() - before)
 
 
 class _Live:
@@ -234,9 +292,10 @@ class _Live:
         self._stream.join(LIMIT_S)
         self._device.stop()
 
-    def measure(self, plan: Plan) -> Measured:
+    def measure(self, plan: Plan, gauge: _Gauge) -> Measured:
         """Frames/s with a full window, then the latency of frames that travel alone."""
         self._service.inject(StreamConfigured(STREAM, Wanted(planner="fixed", plan=plan)))
+        gauge.begin()
         done = self._collect(plan, WARM_FRAMES + FRAMES)[WARM_FRAMES:]
         times = [at_s for at_s, _ in done]
         fps = (len(times) - 1) / (times[-1] - times[0])
@@ -247,6 +306,7 @@ class _Live:
             fps,
             statistics.median(outcome.latency_s for outcome in alone),
             tuple(statistics.median(each) for each in zip(*stages, strict=True)),
+            gauge.slowdown(),
         )
 
     def _collect(self, plan: Plan, count: int) -> list[tuple[float, Outcome]]:

@@ -140,6 +140,11 @@ class ModelGraph:
         return readers
 
     @functools.cached_property
+    def result_bytes(self) -> int:
+        """Raw bytes of the network's outputs."""
+        return sum(self.tensors[name].nbytes for name in self.outputs)
+
+    @functools.cached_property
     def full_mask(self) -> int:
         """The mask of all blocks."""
         return (1 << len(self.blocks)) - 1

@@ -9,7 +9,8 @@ all plans of a group at any bandwidth.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,49 +20,102 @@ from scheduler.planners.prepared import Prepared
 from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Hop, Problem
 from scheduler.tables import Bools, Floats, Ints
 
+WHOLE = ("cut", "codec", "group", "waist")
+REAL = ("fixed_s", "busy_s", "bytes", "drop", "cloud_s", "busy_j", "memory_bytes", "edge_s", "drag_s")
+"""Columns of `Rows`, as they lie in its arrays."""
+
 
 @dataclass(frozen=True)
 class Rows:
-    """One row per (cut, codec): a stage, and the link next to it."""
+    """One row per (cut, codec): a stage, and the link next to it.
 
-    cut: Ints
-    codec: Ints
-    group: Ints
-    fixed_s: Floats
-    """Of the latency, transfer and the edge's compute (of heads and tails) apart."""
-    busy_s: Floats
-    """The slowest of the same parts."""
-    bytes: Floats
-    drop: Floats
-    cloud_s: Floats
-    busy_j: Floats
-    """Energy of the device, sending apart."""
-    memory_bytes: Floats
-    edge_s: Floats
-    """This side's share of the potential that makes the edge's compute time."""
-    drag_s: Floats
-    """By which this side's packing slows the edge's compute."""
-    waist: Ints
-    """For heads the first waist at or behind the cut, for tails the last one at or ahead of it."""
+    All columns lie in two arrays, so that rows are picked by two look-ups, not by thirteen.
+    """
+
+    whole: Ints
+    """Shape (4, rows): `WHOLE`."""
+    real: Floats
+    """Shape (9, rows): `REAL`."""
+
+    @classmethod
+    def of(cls, whole: Mapping[str, Ints], real: Mapping[str, Floats]) -> Rows:
+        """Rows by columns; a column that is not given is zero."""
+        count = len(whole["cut"])
+        reals = np.zeros((len(REAL), count))
+        for name, column in real.items():
+            reals[REAL.index(name)] = column
+        return cls(np.array([whole[name] for name in WHOLE], dtype=np.intp), reals)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return int(self.whole.shape[1])
+
+    @property
+    def cut(self) -> Ints:
+        return np.asarray(self.whole[0])
+
+    @property
+    def codec(self) -> Ints:
+        return np.asarray(self.whole[1])
+
+    @property
+    def group(self) -> Ints:
+        return np.asarray(self.whole[2])
+
+    @property
+    def waist(self) -> Ints:
+        """For heads the first waist at or behind the cut, for tails the last one at or ahead of it."""
+        return np.asarray(self.whole[3])
+
+    @property
+    def fixed_s(self) -> Floats:
+        """Of the latency, transfer and the edge's compute (of heads and tails) apart."""
+        return np.asarray(self.real[0])
+
+    @property
+    def busy_s(self) -> Floats:
+        """The slowest of the same parts."""
+        return np.asarray(self.real[1])
+
+    @property
+    def bytes(self) -> Floats:
+        return np.asarray(self.real[2])
+
+    @property
+    def drop(self) -> Floats:
+        return np.asarray(self.real[3])
+
+    @property
+    def cloud_s(self) -> Floats:
+        return np.asarray(self.real[4])
+
+    @property
+    def busy_j(self) -> Floats:
+        """Energy of the device, sending apart."""
+        return np.asarray(self.real[5])
+
+    @property
+    def memory_bytes(self) -> Floats:
+        return np.asarray(self.real[6])
+
+    @property
+    def edge_s(self) -> Floats:
+        """This side's share of the potential that makes the edge's compute time."""
+        return np.asarray(self.real[7])
+
+    @property
+    def drag_s(self) -> Floats:
+        """By which this side's packing slows the edge's compute."""
+        return np.asarray(self.real[8])
 
 
 def pick(rows: Rows, which: Bools | Ints | slice) -> Rows:
     """Some of the rows."""
-    return Rows(
-        rows.cut[which],
-        rows.codec[which],
-        rows.group[which],
-        rows.fixed_s[which],
-        rows.busy_s[which],
-        rows.bytes[which],
-        rows.drop[which],
-        rows.cloud_s[which],
-        rows.busy_j[which],
-        rows.memory_bytes[which],
-        rows.edge_s[which],
-        rows.drag_s[which],
-        rows.waist[which],
-    )
+    if isinstance(which, slice):
+        return Rows(rows.whole[:, which], rows.real[:, which])
+    number = np.flatnonzero(which) if which.dtype == np.bool_ else which
+    return Rows(rows.whole.take(number, axis=1), rows.real.take(number, axis=1))
 
 
 @dataclass(frozen=True)
@@ -72,6 +126,9 @@ class Grouped:
     starts: Ints
     """Shape (groups + 1,)."""
     least: Rows
+    width: int
+    keys: Ints
+    """By row: its cut times `width`, and its codec."""
 
     @classmethod
     def of(cls, rows: Rows, furthest: bool = False) -> Grouped:
@@ -82,13 +139,22 @@ class Grouped:
             furthest: take the largest `waist` of each group instead of the least (for tails).
         """
         starts = np.flatnonzero(np.concatenate(([True], rows.group[1:] != rows.group[:-1])))
-        columns = [np.minimum.reduceat(getattr(rows, field.name), starts) for field in fields(Rows)]
+        least = Rows(np.minimum.reduceat(rows.whole, starts, axis=1), np.minimum.reduceat(rows.real, starts, axis=1))
         if furthest:
-            columns[-1] = np.maximum.reduceat(rows.waist, starts)
-        return cls(rows, np.append(starts, len(rows.cut)), Rows(*columns))
+            least.whole[WHOLE.index("waist")] = np.maximum.reduceat(rows.waist, starts)
+        width = int(rows.codec.max()) + 2
+        return cls(rows, np.append(starts, len(rows.cut)), least, width, rows.cut * width + rows.codec)
+
+    def find(self, cut: Ints, codec: Ints) -> tuple[Ints, Bools]:
+        """The positions of (cut, codec) among the rows, which are sorted by both, and whether there is one."""
+        wanted = cut * self.width + codec
+        position = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return position, np.asarray((self.keys[position] == wanted) & (codec < self.width - 1))
 
     def count(self, groups: Ints) -> int:
         """Number of rows of some groups."""
+        if len(groups) == 1:
+            return int(self.starts[groups[0] + 1] - self.starts[groups[0]])
         return int(np.sum(self.starts[groups + 1] - self.starts[groups]))
 
     def members(self, groups: Ints) -> Rows:
@@ -184,8 +250,10 @@ def _alone(problem: Problem) -> Rows:
     busy = np.atleast_1d(times.segment_s(0, last)) * problem.load_of(Tier.DEVICE)
     energy = none if problem.power is None else problem.power.compute_w * busy
     where, nowhere = np.array([last]), np.array([-1])
-    memory = times.memory_bytes[where]
-    return Rows(where, nowhere, where, busy, busy, none, none, none, energy, memory, none, none, nowhere)
+    return Rows.of(
+        {"cut": where, "codec": nowhere, "group": where, "waist": nowhere},
+        {"fixed_s": busy, "busy_s": busy, "busy_j": energy, "memory_bytes": times.memory_bytes[where]},
+    )
 
 
 @dataclass(frozen=True)
@@ -212,42 +280,42 @@ def _sent(problem: Problem, prepared: Prepared, hop: Hop) -> _Sent:
 def _heads(problem: Problem, prepared: Prepared) -> Rows:
     found, sent = prepared.entries, _sent(problem, prepared, DEVICE_EDGE)
     link, edge = sent.link, problem.times_of(Tier.EDGE)
-    return Rows(
-        cut=found.cut,
-        codec=found.codec,
-        group=prepared.lattice.group[found.cut],
-        fixed_s=sent.compute_s + link.encode_s + link.decode_s,
-        busy_s=np.maximum(sent.compute_s, np.maximum(link.encode_s, link.decode_s)),
-        bytes=found.packed.bytes,
-        drop=found.drop,
-        cloud_s=np.zeros(len(found.cut)),
-        busy_j=sent.busy_j,
-        memory_bytes=sent.memory_bytes,
-        edge_s=(edge.enter_s * -problem.load_of(Tier.EDGE))[found.cut],
-        drag_s=link.decode_drag_s,
-        waist=prepared.behind[found.cut],
+    return Rows.of(
+        _whole(prepared, prepared.behind[found.cut]),
+        {
+            "fixed_s": sent.compute_s + link.encode_s + link.decode_s,
+            "busy_s": np.maximum(sent.compute_s, np.maximum(link.encode_s, link.decode_s)),
+            "bytes": found.packed.bytes,
+            "drop": found.drop,
+            "busy_j": sent.busy_j,
+            "memory_bytes": sent.memory_bytes,
+            "edge_s": (edge.enter_s * -problem.load_of(Tier.EDGE))[found.cut],
+            "drag_s": link.decode_drag_s,
+        },
     )
+
+
+def _whole(prepared: Prepared, waist: Ints) -> dict[str, Ints]:
+    found = prepared.entries
+    return {"cut": found.cut, "codec": found.codec, "group": prepared.lattice.group[found.cut], "waist": waist}
 
 
 def _straight(problem: Problem, prepared: Prepared) -> Rows:
     found, sent = prepared.entries, _sent(problem, prepared, DEVICE_CLOUD)
-    link, none = sent.link, np.zeros(len(found.cut))
+    link = sent.link
     cloud = _rest(problem)[found.cut] + link.decode_drag_s
     device = np.maximum(sent.compute_s, link.encode_s)
-    return Rows(
-        cut=found.cut,
-        codec=found.codec,
-        group=prepared.lattice.group[found.cut],
-        fixed_s=sent.compute_s + link.encode_s + link.decode_s + cloud,
-        busy_s=np.maximum(device, np.maximum(link.decode_s, cloud)),
-        bytes=found.packed.bytes,
-        drop=found.drop,
-        cloud_s=link.decode_s + cloud,
-        busy_j=sent.busy_j,
-        memory_bytes=sent.memory_bytes,
-        edge_s=none,
-        drag_s=none,
-        waist=found.cut,
+    return Rows.of(
+        _whole(prepared, found.cut),
+        {
+            "fixed_s": sent.compute_s + link.encode_s + link.decode_s + cloud,
+            "busy_s": np.maximum(device, np.maximum(link.decode_s, cloud)),
+            "bytes": found.packed.bytes,
+            "drop": found.drop,
+            "cloud_s": link.decode_s + cloud,
+            "busy_j": sent.busy_j,
+            "memory_bytes": sent.memory_bytes,
+        },
     )
 
 
@@ -256,34 +324,32 @@ def _tails(problem: Problem, prepared: Prepared) -> Rows:
     if not problem.has(EDGE_CLOUD) or not prepared.may_leave_edge.any():
         return stop
     found, edge = prepared.entries, problem.times_of(Tier.EDGE)
-    link, none = crossing(problem, EDGE_CLOUD, found.packed), np.zeros(len(found.cut))
+    link = crossing(problem, EDGE_CLOUD, found.packed)
     cloud = _rest(problem)[found.cut] + link.decode_drag_s
-    every = Rows(
-        cut=found.cut,
-        codec=found.codec,
-        group=prepared.lattice.group[found.cut],
-        fixed_s=link.encode_s + link.decode_s + cloud,
-        busy_s=np.maximum(link.encode_s, np.maximum(link.decode_s, cloud)),
-        bytes=found.packed.bytes,
-        drop=found.drop,
-        cloud_s=link.decode_s + cloud,
-        busy_j=none,
-        memory_bytes=none,
-        edge_s=(edge.leave_s * problem.load_of(Tier.EDGE))[found.cut],
-        drag_s=link.encode_drag_s,
-        waist=prepared.ahead[found.cut],
+    every = Rows.of(
+        _whole(prepared, prepared.ahead[found.cut]),
+        {
+            "fixed_s": link.encode_s + link.decode_s + cloud,
+            "busy_s": np.maximum(link.encode_s, np.maximum(link.decode_s, cloud)),
+            "bytes": found.packed.bytes,
+            "drop": found.drop,
+            "cloud_s": link.decode_s + cloud,
+            "edge_s": (edge.leave_s * problem.load_of(Tier.EDGE))[found.cut],
+            "drag_s": link.encode_drag_s,
+        },
     )
     if not prepared.may_leave_edge.all():
         every = pick(every, prepared.may_leave_edge)
-    columns = [np.concatenate((getattr(every, field.name), getattr(stop, field.name))) for field in fields(Rows)]
-    return Rows(*columns)
+    return Rows(np.hstack((every.whole, stop.whole)), np.hstack((every.real, stop.real)))
 
 
 def _stop(problem: Problem, prepared: Prepared) -> Rows:
-    edge, last, none = problem.times_of(Tier.EDGE), np.array([len(prepared.lattice.group) - 1]), np.zeros(1)
-    leave, group = edge.leave_s[last] * problem.load_of(Tier.EDGE), prepared.lattice.group[last]
-    ahead = prepared.ahead[last]
-    return Rows(last, np.array([-1]), group, none, none, none, none, none, none, none, leave, none, ahead)
+    edge, last = problem.times_of(Tier.EDGE), np.array([len(prepared.lattice.group) - 1])
+    group, waist = prepared.lattice.group[last], prepared.ahead[last]
+    return Rows.of(
+        {"cut": last, "codec": np.array([-1]), "group": group, "waist": waist},
+        {"edge_s": edge.leave_s[last] * problem.load_of(Tier.EDGE)},
+    )
 
 
 def _rest(problem: Problem) -> Floats:

@@ -6,25 +6,28 @@ too). Where no plan keeps all bounds, the *nearest* one is found instead: that o
 the least share while all others are kept (or, if no single one suffices, the largest share over all is made least), and
 the objective decides among the plans of that excess. Privacy is never given up.
 
-What no link or load changes is kept between calls, so a re-plan repeats only the search itself.
+What no link or load changes is kept between calls, so a re-plan repeats only the search itself. It begins with the plan
+that was best before: where that still is the best, one look at the groups' bounds shows it.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from pipeline.errors import PlanError
+from pipeline.plan import Plan
 from scheduler.bounds import Bound, Figures, bounds_of, measure_of
-from scheduler.cost import evaluate, violations
+from scheduler.cost import evaluate, stage_costs, violations, with_links
 from scheduler.planners.build import build
 from scheduler.planners.halves import Halves, load_parts
-from scheduler.planners.prepared import Prepared, constant_parts
+from scheduler.planners.prepared import Choice, Prepared, constant_parts
 from scheduler.planners.search import Found, Query, Search
-from scheduler.problem import Alternative, Decision, Problem
+from scheduler.problem import Alternative, Cost, Decision, Problem, StageCost
 from scheduler.tables import Floats
 
 T = TypeVar("T")
@@ -40,17 +43,19 @@ class Joint:
 
     def __init__(self) -> None:
         self._prepared: _Kept[Prepared] = _Kept()
-        self._halves: _Kept[Halves] = _Kept()
+        self._halves: _Kept[_Parts] = _Kept()
 
     def plan(self, problem: Problem, alternatives: int = 0) -> Decision:
         """See `Planner.plan`; runners-up are the best plans with other cuts, each the best of its cuts."""
-        search = Search(problem, self._parts(problem, strict=True))
-        found, feasible = _levels(problem, search, bounds_of(problem)), True
+        parts = self._parts(problem, strict=True)
+        search = Search(problem, parts.halves)
+        known = None if parts.latest is None else search.recall(parts.latest.choice)
+        found, feasible = _levels(problem, search, bounds_of(problem), known), True
         if found is None:
-            search = Search(problem, self._parts(problem, strict=False))
+            parts = self._parts(problem, strict=False)
+            search = Search(problem, parts.halves)
             found, feasible = _nearest(problem, search), False
-        plan = build(problem, found.choice)
-        cost = evaluate(problem, plan)
+        plan, cost = parts.answer(problem, found.choice)
         broken = {} if feasible else violations(problem, plan, cost)
         return Decision(
             plan=plan,
@@ -61,20 +66,46 @@ class Joint:
             runners_up=_runners_up(problem, search, found, alternatives),
         )
 
-    def _parts(self, problem: Problem, strict: bool) -> Halves:
+    def _parts(self, problem: Problem, strict: bool) -> _Parts:
         # The tables go into the entries, so that no other table can take their identity while a key lives.
         constant = *constant_parts(problem), strict
         tables = problem.packing, problem.tiles, *problem.times.values()
         return self._halves.get(
             constant + load_parts(problem),
             tables,
-            lambda: Halves.of(problem, self._constant(problem, strict, constant)),
+            lambda: _Parts(Halves.of(problem, self._constant(problem, strict, constant))),
         )
 
     def _constant(self, problem: Problem, strict: bool, key: tuple[object, ...]) -> Prepared:
         tables = problem.packing, problem.tiles
         lattice = next((kept.lattice for kept in self._prepared.where(key[0])), None)
         return self._prepared.get(key, tables, lambda: Prepared.of(problem, strict, lattice))
+
+
+@dataclass
+class _Parts:
+    """Parts of plans, and what was chosen of them last."""
+
+    halves: Halves
+    latest: _Latest | None = None
+
+    def answer(self, problem: Problem, choice: Choice) -> tuple[Plan, Cost]:
+        """The plan of a choice, which is kept, with its cost."""
+        latest = self.latest
+        if latest is None or latest.choice != choice or latest.made_for != (problem.stream, problem.epoch):
+            plan = build(problem, choice)
+            made_for = problem.stream, problem.epoch
+            self.latest = latest = _Latest(choice, made_for, plan, stage_costs(problem, plan))
+        return latest.plan, with_links(problem, latest.plan, latest.stages)
+
+
+@dataclass(frozen=True)
+class _Latest:
+    choice: Choice
+    made_for: tuple[str, int]
+    """Stream and epoch."""
+    plan: Plan
+    stages: tuple[StageCost, ...]
 
 
 class _Kept(Generic[T]):
@@ -123,8 +154,8 @@ def _least_of_all(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -
     return least, (Bound("excess", excess, least, 1.0),)
 
 
-def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -> Found | None:
-    found: Found | None = None
+def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...], known: Found | None = None) -> Found | None:
+    found = known
     for level in problem.objective.levels:
         measure = measure_of(problem, level.goal)
         found = search.minimise(Query(measure, bounds), found)

@@ -15,7 +15,7 @@ from scheduler.problem import Problem
 from scheduler.tables import Bools, Floats, Ints, PackingTable
 from scheduler.tiles import TileTable, mask_words, waists
 
-GROUP_CUTS = 100
+GROUP_CUTS = 40
 """Cuts per group of the search: finer groups bound tighter, coarser ones are fewer."""
 
 Choice = tuple[int, int, int, int]

@@ -76,19 +76,30 @@ class Search:
     def considered(self) -> int:
         """Number of combinations that the search decides between, nested or not."""
         halves = self._halves
-        straight = 0 if halves.straight is None else len(halves.straight.rows.cut)
+        straight = 0 if halves.straight is None else halves.straight.rows.count
         if halves.heads is None or halves.tails is None:
             return 1 + straight
-        return 1 + straight + len(halves.heads.rows.cut) * len(halves.tails.rows.cut)
+        return 1 + straight + halves.heads.rows.count * halves.tails.rows.count
+
+    def recall(self, choice: Choice) -> Found | None:
+        """A plan by its choice, of whatever value; None where its figures are not the sum of its halves'."""
+        _, first_codec, second, _ = choice
+        if first_codec < 0:
+            return Found(math.inf, choice, _At(self._alone, (1,), (0,)))
+        if second < 0:
+            return None if self._straight is None else self._straight.recall(choice)
+        return None if self._pairs is None else self._pairs.recall(choice)
 
     def minimise(self, query: Query, known: Found | None = None) -> Found | None:
         """The plan of least measure among those that keep all bounds; None where none does.
 
         Args:
             query: measure and bounds.
-            known: a plan that keeps the bounds, if there is one already: only better ones are looked for.
+            known: a plan, if there is one already; where it keeps the bounds, only better ones are looked for.
         """
-        best = None if known is None else Found(known.at(query.measure), known.choice, known.at)
+        best = None if known is None else Found(known.at(query.values), known.choice, known.at)
+        if best is not None and best.value == math.inf:
+            best = None
         last = int(self._halves.alone.cut[0])
         value = float(query.values(self._alone)[0])
         if value < (math.inf if best is None else best.value) and (last, -1) not in self.banned:
@@ -108,12 +119,17 @@ class _At:
     position: tuple[int, ...]
 
     def __call__(self, measure: Measure) -> float:
-        return float(np.broadcast_to(measure(self.figures), self.shape)[self.position])
+        return float(_spread(measure(self.figures), self.shape)[self.position])
+
+
+def _spread(values: Floats, shape: tuple[int, ...]) -> Floats:
+    """`np.broadcast_to`, which takes longer than many a search's arithmetic where there is nothing to do."""
+    return values if values.shape == shape else np.broadcast_to(values, shape)
 
 
 def _visits(lowest: Floats, limit: Callable[[], float]) -> Iterator[int]:
     """Flat positions in the order of their bounds, while these are below the limit (which falls meanwhile)."""
-    first = int(np.argmin(lowest))
+    first = int(lowest.argmin())
     if lowest.flat[first] < limit():
         yield first
         left = np.flatnonzero(lowest < limit())
@@ -135,6 +151,13 @@ class _Straight:
 
     def __post_init__(self) -> None:
         self._lower = OneLink(self.problem, self.grouped.least, self.wire, lower=True)
+
+    def recall(self, choice: Choice) -> Found | None:
+        """See `Search.recall`."""
+        row, there = self.grouped.find(np.array(choice[:1]), np.array(choice[1:2]))
+        if not there[0]:
+            return None
+        return Found(math.inf, choice, _At(OneLink(self.problem, pick(self.grouped.rows, row), self.wire), (1,), (0,)))
 
     def minimise(self, query: Query, limit: float) -> Found | None:
         """The best of these plans, if better than `limit`."""
@@ -174,6 +197,18 @@ class _Pairs:
         self._hopeless = self.halves.hopeless
         self._measured = self._measured_pairs()
 
+    def recall(self, choice: Choice) -> Found | None:
+        """See `Search.recall`."""
+        first, second = np.array(choice).reshape(2, 2)
+        row, has_row = self._heads.find(first[:1], first[1:])
+        column, has_column = self._tails.find(second[:1], second[1:])
+        if not (has_row[0] and has_column[0]):
+            return None
+        heads, tails = pick(self._heads.rows, row), pick(self._tails.rows, column)
+        if self._measured is not None and self._keys(*np.array(choice)) in self._measured.keys:
+            return None
+        return Found(math.inf, choice, _At(self._join(heads, tails), (1, 1), (0, 0)))
+
     def minimise(self, query: Query, limit: float) -> Found | None:
         """The best of these plans, if better than `limit`."""
         best = self._minimise_measured(query, limit)
@@ -205,14 +240,16 @@ class _Pairs:
     def _block(self, query: Query, groups: tuple[Ints, Ints], limit: float) -> Found | None:
         """The best pair of some groups of heads with some of tails that is better than `limit`."""
         heads, tails = self._heads.members(groups[0]), self._tails.members(groups[1])
-        if len(heads.cut) * len(tails.cut) > SMALL:
+        if heads.count * tails.count > SMALL:
             lower = self._join(heads, pick(self._tails.least, groups[1]), lower=True)
             heads = pick(heads, (query.values(lower) < limit)[:, 0])
             lower = self._join(pick(self._heads.least, groups[0]), tails, lower=True)
             tails = pick(tails, (query.values(lower) < limit)[0])
+        if not (heads.count and tails.count):
+            return None
         exact = self._join(heads, tails)
-        value = np.broadcast_to(query.values(exact), (len(heads.cut), len(tails.cut)))
-        first, second = divmod(int(np.argmin(value)), len(tails.cut))
+        value = _spread(query.values(exact), (heads.count, tails.count))
+        first, second = divmod(int(value.argmin()), tails.count)
         if value[first, second] >= limit:
             return None
         row, column = np.array([first]), np.array([second])
@@ -247,8 +284,8 @@ class _Pairs:
         pairs = self.halves.prepared.pairs
         if not len(pairs):
             return None
-        first, has_first = _rows(self._heads.rows, pairs[:, 0], pairs[:, 1])
-        second, has_second = _rows(self._tails.rows, pairs[:, 2], pairs[:, 3])
+        first, has_first = self._heads.find(pairs[:, 0], pairs[:, 1])
+        second, has_second = self._tails.find(pairs[:, 2], pairs[:, 3])
         keep = has_first & has_second
         if not keep.any():
             return None
@@ -283,11 +320,3 @@ def _ends(positions: Ints, width: int) -> tuple[Ints, Ints]:
 class _Measured:
     keys: Ints
     figures: TwoLinks
-
-
-def _rows(rows: Rows, cut: Ints, codec: Ints) -> tuple[Ints, Bools]:
-    """The positions of (cut, codec), and whether there is one; rows are sorted by both."""
-    width = 2 + int(max(rows.codec.max(), codec.max()))
-    own, wanted = rows.cut * width + rows.codec + 1, cut * width + codec + 1
-    position = np.minimum(np.searchsorted(own, wanted), len(own) - 1)
-    return position, np.asarray(own[position] == wanted)

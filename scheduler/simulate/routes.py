@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from pipeline.model.graph import ModelGraph
 from pipeline.plan import Plan, Tier
 from scheduler.cost import evaluate
 from scheduler.problem import LinkEstimate, Problem
@@ -44,7 +43,7 @@ class Routes:
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
-        self._result_bytes = result_bytes(scenario.graph)
+        self._result_bytes = scenario.graph.result_bytes
         self._known: dict[object, tuple[tuple[HopWork, ...], float | None]] = {}
 
     def of(self, plan: Plan) -> Route:
@@ -89,8 +88,3 @@ class Routes:
             for stage, nbytes in zip(cost.stages, sent, strict=True)
         )
         return hops, cost.accuracy_drop
-
-
-def result_bytes(graph: ModelGraph) -> int:
-    """Bytes of a result: the outputs as they are."""
-    return sum(graph.tensors[name].nbytes for name in graph.outputs)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.bounds import SLACK
 from scheduler.objective import Goal, Objective, Priority
+from scheduler.planners import prepared, search
 from scheduler.planners.joint import Joint
 from scheduler.problem import LinkEstimate, Problem
 from tests.scheduler import worlds
@@ -52,6 +54,15 @@ def check_optimal(problem: Problem) -> None:
 @given(seed=st.integers(0, 2**32 - 1), blocks=st.integers(2, 6), objective=objectives())
 def test_joint_is_brute_force(seed: int, blocks: int, objective: Objective) -> None:
     check_optimal(worlds.problem(np.random.default_rng(seed), worlds.Size(blocks), objective))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), objective=objectives())
+def test_joint_is_brute_force_where_blocks_are_thinned_before_they_are_joined(seed: int, objective: Objective) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "SMALL", 1)
+        patch.setattr(prepared, "GROUP_CUTS", 2)
+        check_optimal(worlds.problem(np.random.default_rng(seed), worlds.Size(6), objective))
 
 
 @settings(max_examples=40, deadline=None)
