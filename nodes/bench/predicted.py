@@ -11,6 +11,8 @@ A virtual machine's own speed wanders by a fifth within seconds. So while a plan
 twice a second, on a thread of its own, and how much slower than profiled it is goes into the prediction as the load of
 all three nodes, which in a deployment the scheduler estimates.
 
+Frames that wait are not computed together here: the cost model is of one frame at a time.
+
 It can be run in parts, on another seed or network each: `add` names files with the `--json` output of earlier parts,
 whose rows are judged with those of this one.
 """
@@ -35,7 +37,7 @@ import torch
 
 from nodes.admission import Outcome, Waiting
 from nodes.agent import SchedulerAddress
-from nodes.bench._live import NAMES, STREAM, Draws
+from nodes.bench._live import NAMES, STREAM, Draws, fixed_core, serving
 from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.commands.options import peer_endpoints
 from nodes.device import DeviceNode, StreamSettings
@@ -215,7 +217,7 @@ def _start_nodes(family: Family, spec: str, links: LocalLinks, address: Schedule
     for tier in (Tier.EDGE, Tier.CLOUD):
         arguments = [
             tier, "--name", NAMES[tier], "--model", spec, "--scheduler", f"{address.reports},{address.plans}",
-            "--torch-threads", "1", "--emulate-speed", str(SPEEDS[tier]), *links.arguments(tier),
+            "--torch-threads", "1", "--batches", "none", "--emulate-speed", str(SPEEDS[tier]), *links.arguments(tier),
         ]  # fmt: skip
         family.start(NAMES[tier], arguments)
     for child in family.children.values():
