@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import itertools
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from pipeline.errors import PlanError
 from pipeline.model.graph import INPUT, OUTPUT, Cut, ModelGraph
+
+Epoch = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+"""Far below the wire's own bound (2^62), so that counting on from the highest can never reach it."""
+
+NodeName = Annotated[str, msgspec.Meta(max_length=200)]
+CutName = Annotated[str, msgspec.Meta(max_length=2048)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+CodecName = Annotated[str, msgspec.Meta(max_length=32)]
 
 
 class Tier(StrEnum):
@@ -32,41 +41,41 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One node's part of the network: from the previous stage's `until` (or the input) to its own."""
 
     tier: Tier
-    node: str
+    node: NodeName
     """Name of the node, as in its reports."""
-    until: str
+    until: CutName
     """Name of the cut at which this stage ends."""
 
 
 class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The way from one stage to the next."""
 
-    codec: str = "fp32"
+    codec: CodecName = "fp32"
     """Name of a codec of `pipeline.packing`, used for every tensor that crosses."""
 
 
 class TileStack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run of blocks that tile workers compute side by side, with a merge behind it."""
 
-    until: str
+    until: CutName
     """Name of the cut at which the stack ends; it starts at the previous stack's, or where the stage starts."""
-    rows: tuple[float, ...] = (1.0,)
+    rows: Annotated[tuple[Share, ...], msgspec.Meta(max_length=64)] = (1.0,)
     """Shares of the output's height, top to bottom; they sum to 1."""
-    columns: tuple[float, ...] = (1.0,)
+    columns: Annotated[tuple[Share, ...], msgspec.Meta(max_length=64)] = (1.0,)
     """Shares of the output's width, left to right; they sum to 1."""
 
 
 class TilePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the edge stage is cut into tiles."""
 
-    stacks: tuple[TileStack, ...]
+    stacks: Annotated[tuple[TileStack, ...], msgspec.Meta(max_length=128)]
     """Fused stacks in order; blocks of the stage behind the last one run untiled on the edge node. Empty: the edge
     node chooses them itself, by its own measurements. Their shares are a first guess: the edge node fits strips to
     the speeds that it sees."""
-    workers: tuple[str, ...]
+    workers: Annotated[tuple[NodeName, ...], msgspec.Meta(max_length=128)]
     """Node names of the workers, the edge node first; tile number i (row-major) goes to worker i modulo their number.
     Any but the edge node may be absent."""
-    codec: str = "fp32"
+    codec: CodecName = "fp32"
     """Codec of tile inputs and outputs; lossless by default."""
     open: bool = False
     """Whether tile workers that are not named take part too, as they come."""
@@ -79,13 +88,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         PlanError: stages and links do not fit each other, or the tiers are out of order.
     """
 
-    epoch: int
+    epoch: Epoch
     """Grows by one at each switch of the stream; 0 is everything on the device."""
-    stream: str
-    model: str
+    stream: NodeName
+    model: NodeName
     """Fingerprint of the network."""
-    stages: tuple[Stage, ...]
-    links: tuple[Link, ...] = ()
+    stages: Annotated[tuple[Stage, ...], msgspec.Meta(max_length=8)]
+    links: Annotated[tuple[Link, ...], msgspec.Meta(max_length=8)] = ()
     tiles: TilePlan | None = None
 
     def __post_init__(self) -> None:

@@ -46,6 +46,9 @@ HORIZON_S = 2.0
 
 MAX_UNCERTAINTY = 2.0
 
+MAX_GOODPUT_BPS = 1e12
+"""No link is taken for faster, whatever its receiver says: loopback carries a tenth of it."""
+
 MIN_MESSAGE_BYTES = 2048
 """Smaller messages are kept out of goodput: their time is the host's, not the link's."""
 
@@ -279,11 +282,12 @@ class LinkEstimator:
     def add_crossing(self, crossing: Crossing, now: float) -> None:
         """Take one crossing of a report that came in at `now`."""
         if crossing.busy_s > 0.0 and crossing.payload_bytes >= MIN_MESSAGE_BYTES * crossing.messages:
-            self.tracker.add(crossing.payload_bytes * 8.0, crossing.busy_s, now - crossing.age_s)
+            bits = crossing.payload_bytes * 8.0
+            self.tracker.add(bits, max(crossing.busy_s, bits / MAX_GOODPUT_BPS), now - crossing.age_s)
 
     def wait(self, payload_bytes: int, waited_s: float) -> None:
         """Take the message that was on its way when the receiver looked: 0 bytes for none."""
-        self._bound_bps = payload_bytes * 8.0 / waited_s if payload_bytes and waited_s > 0.0 else None
+        self._bound_bps = payload_bytes * 8.0 / max(waited_s, 1e-6) if payload_bytes and waited_s > 0.0 else None
 
     def goodput(self, now: float) -> Estimate | None:
         """Goodput in bit/s, or None while nothing has crossed.

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from pipeline.plan import Plan, Tier
+from pipeline.plan import Epoch, Plan, Tier
 
 PROTOCOL_VERSION = 1
 """Version of the messages in `reports` and `commands`; another version is refused, and both sides are told."""
@@ -21,10 +21,18 @@ MAX_TEXT = 2000
 MAX_CROSSINGS = 32
 """Most crossings that one report holds per link; a node merges older ones (see `timing.CrossingLog`)."""
 
+MAX_LIST = 1024
+"""Most entries of any list or map of a control message that has no narrower bound."""
+
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+"""Neither NaN nor infinity: one of them in an estimate would spread through every plan."""
+
+Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+Epochs = Annotated[tuple[Epoch, ...], msgspec.Meta(max_length=MAX_LIST)]
+Counts = Annotated[dict[Name, Count], msgspec.Meta(max_length=64)]
 
 
 class Endpoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,27 +47,27 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The state of the machine that a node runs on."""
 
     cores: Count = 1
-    cpu_node: float = 0.0
+    cpu_node: Number = 0.0
     """Cores that this process keeps busy: 1.5 is one and a half."""
-    cpu_machine: float = 0.0
+    cpu_machine: Number = 0.0
     """Share of all the machine's cores that are busy, 0 to 1."""
     memory_bytes: Count = 0
     """Resident memory of this process."""
     memory_free_bytes: Count = 0
     """What the machine could still give."""
-    temperature_c: float | None = None
-    battery: float | None = None
+    temperature_c: Number | None = None
+    battery: Number | None = None
     """Charge from 0 to 1; None on mains or where there is none."""
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One quantity, told apart by how far back it looks."""
 
-    instant: float = 0.0
+    instant: Number = 0.0
     """The latest value."""
-    window: float = 0.0
+    window: Number = 0.0
     """Median over the node's window."""
-    total: float = 0.0
+    total: Number = 0.0
     """Mean over the whole run."""
 
 
@@ -69,7 +77,7 @@ class QueueReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     depth: Count
     bound: Count
-    drops: dict[Name, Count] = {}
+    drops: Counts = {}
     """Messages dropped since the start, by reason."""
 
 
@@ -77,7 +85,7 @@ class StageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one stage of one plan did on this node."""
 
     stream: Name
-    epoch: Count
+    epoch: Epoch
     frames: Count
     """Frames computed under this epoch, since the start."""
     fps: Figure = Figure()
@@ -92,12 +100,12 @@ class StageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Crossing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Messages that crossed a link, timed by their receiver."""
 
-    payload_bytes: Count
+    payload_bytes: Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
     busy_s: Seconds
     """Time that the link was carrying these bytes; idle gaps and the receiver's own delays are not in it."""
     age_s: Seconds
     """How long before the report was sent the last byte came in."""
-    messages: Count = 1
+    messages: Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)] = 1
     probe: bool = False
     """True for bytes sent only to measure."""
 
@@ -122,10 +130,10 @@ class Readiness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which plans of one stream a node can run."""
 
     stream: Name
-    ready: tuple[Count, ...] = ()
+    ready: Epochs = ()
     """Epochs whose segment is built and warm."""
-    building: tuple[Count, ...] = ()
-    refused: dict[str, Text] = {}
+    building: Epochs = ()
+    refused: Annotated[dict[Name, Text], msgspec.Meta(max_length=64)] = {}
     """Epoch (in decimal) -> why the node cannot run it."""
 
     def refusal(self, epoch: int) -> str | None:
@@ -137,17 +145,17 @@ class StreamReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stream, told by the device that it starts at."""
 
     stream: Name
-    epoch: Count
+    epoch: Epoch
     """Epoch that the next frame is stamped with."""
-    highest_epoch: Count
+    highest_epoch: Epoch
     """The highest epoch that this device has ever seen; the scheduler never uses one of these again."""
     plan: Plan | None = None
     """The plan of `epoch`, so that a scheduler that restarts learns it; None at epoch 0."""
-    first_frame: int | None = None
+    first_frame: Count | None = None
     """Number of the first frame admitted under `epoch`; None while none was."""
-    in_flight_epochs: tuple[Count, ...] = ()
+    in_flight_epochs: Annotated[tuple[Epoch, ...], msgspec.Meta(max_length=64)] = ()
     """Epochs of frames that are admitted and have no result yet."""
-    source_fps: float = 0.0
+    source_fps: Number = 0.0
     """Frames a second that the source offers; 0 where it gives as many as are asked for."""
     window: Count = 1
     """Credits: frames that may be in flight."""
@@ -157,13 +165,13 @@ class StreamReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fps: Figure = Figure()
     latency_s: Figure = Figure()
     """From admission to result."""
-    drops: dict[Name, Count] = {}
+    drops: Counts = {}
     """Frames let go before admission, by reason."""
     fallback: Text = ""
     """Why the device went back to epoch 0 by itself; empty where it did not."""
     ended: bool = False
     """True once the source has ended and every result is in."""
-    used: Count = 0
+    used: Epoch = 0
     """The highest epoch that frames were ever stamped with: a plan may be taken up and given up between two reports."""
 
 
@@ -173,7 +181,7 @@ class NodeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Name
     """For instance `source lost`, `reconnected`, `peer lost`, `frames dropped`, `first frame`."""
     stream: Name = ""
-    epoch: int | None = None
+    epoch: Epoch | None = None
     text: Text = ""
     age_s: Seconds = 0.0
 
@@ -188,29 +196,29 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="repor
     """Random at each start of the process: another one means a restart."""
     sequence: Count
     """Grows by one per report; an older one than the newest seen is stale."""
-    sent_s: float
+    sent_s: Number
     """The node's own monotonic clock."""
     model: Name = ""
     """Fingerprint of the network that the node has loaded."""
-    version: int = PROTOCOL_VERSION
-    interval_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    version: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = PROTOCOL_VERSION
+    interval_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600.0)] = 1.0
     """The node's heartbeat: three missed in a row are its death."""
     endpoints: Endpoints = Endpoints()
     load: Load = Load()
-    queues: tuple[QueueReport, ...] = ()
-    stages: tuple[StageReport, ...] = ()
-    links: tuple[LinkReport, ...] = ()
-    epochs: tuple[Readiness, ...] = ()
-    streams: tuple[StreamReport, ...] = ()
+    queues: Annotated[tuple[QueueReport, ...], msgspec.Meta(max_length=64)] = ()
+    stages: Annotated[tuple[StageReport, ...], msgspec.Meta(max_length=64)] = ()
+    links: Annotated[tuple[LinkReport, ...], msgspec.Meta(max_length=64)] = ()
+    epochs: Annotated[tuple[Readiness, ...], msgspec.Meta(max_length=MAX_LIST)] = ()
+    streams: Annotated[tuple[StreamReport, ...], msgspec.Meta(max_length=64)] = ()
     """Streams that start here; empty on all nodes but devices."""
-    events: tuple[NodeEvent, ...] = ()
+    events: Annotated[tuple[NodeEvent, ...], msgspec.Meta(max_length=64)] = ()
     profile: Name = ""
     """Name or digest of the profile that describes this node; empty where it has none."""
     leaving: bool = False
     """True in the last report of a node that stops in good order."""
     scheduler: Name = ""
     """Incarnation of the scheduler whose announcements this node follows; empty before the first."""
-    heard: int = -1
+    heard: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)] = -1
     """Sequence of the newest announcement of that scheduler that reached this node; -1 for none. What `epochs`
     claims is believed for a plan only from its first announcement on, since epochs of one number may have
     meant another plan to a scheduler that is gone."""
@@ -221,4 +229,4 @@ class ReportEnvelope(msgspec.Struct, frozen=True, tag="report"):
 
     node: Name
     incarnation: Name = ""
-    version: int = 0
+    version: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
