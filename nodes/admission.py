@@ -6,6 +6,7 @@ Credit, the waiting frame, attempts and retries, and the plan that the next fram
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -30,6 +31,9 @@ RESULT_TIMEOUT_S = 5.0
 """A frame without a result for this long, and for `LATE_FACTOR` typical latencies, is taken for lost."""
 
 LATE_FACTOR = 8.0
+
+ATTEMPT_BITS = 61
+"""Attempts are numbered from a random number on, so that nobody can answer who was not sent the frame."""
 
 CHECK_S = 0.1
 """How often frames in flight are held against their deadline while nothing else happens."""
@@ -102,7 +106,7 @@ class Admission:
         self.stream = stream
         self.policy = policy
         self.counts = Counts()
-        self.ledger: Ledger[Waiting, Outcome] = Ledger(credit_window(fallback))
+        self.ledger: Ledger[Waiting, Outcome] = Ledger(credit_window(fallback), lambda: secrets.randbits(ATTEMPT_BITS))
         self.plan = fallback
         self.fallback_reason = ""
         self.on_switch: Callable[[Plan, int], None] = lambda plan, frame: None
@@ -222,6 +226,17 @@ class Admission:
             ready = list(self.ledger.ready())
             self._changed.notify_all()
             return ready
+
+    def expects(self, frame: int, attempt: int) -> bool:
+        """Whether somebody was sent that attempt at a frame, and the frame has no result yet."""
+        with self._changed:
+            return self.ledger.expects(frame, attempt)
+
+    def count_unasked(self, frame: int) -> None:
+        """A result or a notice came that nobody waits for: the frame has its result, or this attempt was never made."""
+        with self._changed:
+            in_flight = any(entry.frame == frame for entry in self.ledger.entries())
+            self.ledger.drops["unasked" if in_flight else "duplicate"] += 1
 
     def lose(self, frame: int, attempt: int, reason: str) -> None:
         """An attempt at a frame is lost: admit the frame again, under a plan that can work."""

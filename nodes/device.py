@@ -9,15 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
-import zmq
 
 from nodes.admission import Admission, Admit, Outcome, Waiting
 from nodes.handoff import Closed, Handoff
+from nodes.inbox import Incoming, receive
 from nodes.node import Node, NodeSettings
-from nodes.stage import POLL_MS
-from pipeline.errors import AnabranchError, NodeError, WireError
-from pipeline.frames import wire
-from pipeline.frames.wire import Buffer, DropNotice, FrameHeader, Message, Ping, check_tensors
+from pipeline.errors import AnabranchError, NodeError
+from pipeline.frames.wire import REASONS, Buffer, DropNotice, FrameHeader, Head, Message, Ping, Pong, check_tensors
 from pipeline.model.graph import INPUT
 from pipeline.model.spec import LoadedModel
 from pipeline.packing.sessions import open_decoder
@@ -85,7 +83,7 @@ class DeviceNode(Node):
         endpoints = Endpoints(results=self.settings.advertise or endpoint)
         self.directory.learn(self.stream.stream, self.name, {self.name: endpoints})
         self.loop.start()
-        self._spawn("results", lambda: self._receive_results(inbox))
+        self._spawn("results", lambda: receive(inbox, self.loop.links, self._sort, self.stopping))
         self._spawn("local results", self._receive_local)
         self.report_as(endpoints)
         return endpoints
@@ -199,44 +197,36 @@ class DeviceNode(Node):
             if message is not None:
                 self._take(message)
 
-    def _receive_results(self, inbox: zmq.Socket[bytes]) -> None:
-        with inbox:
-            while not self.stopping.is_set():
-                if not inbox.poll(POLL_MS):
-                    continue
-                parts = inbox.recv_multipart(copy=False)
-                received_s = time.monotonic()
-                try:
-                    message = wire.decode([part.buffer for part in parts])
-                except WireError as error:
-                    self.loop.links.refuse("bad-message")
-                    logger.warning("result dropped: %s", error)
-                    continue
-                self.loop.links.saw(message, received_s)
-                self._sort(message, received_s)
-
-    def _sort(self, message: Message, received_s: float) -> None:
-        header = message.header
-        if isinstance(header, FrameHeader):
-            self._take(message)
-        elif isinstance(header, DropNotice) and header.stream == self.stream.stream:
-            self._lose(header)
-        elif isinstance(header, Ping):
-            self.loop.pong(header, received_s)
+    def _sort(self, incoming: Incoming) -> None:
+        header = incoming.message.header
+        if isinstance(header, Ping):
+            self.loop.pong(header, incoming.received_s)
+        elif isinstance(header, FrameHeader | DropNotice):
+            # Nobody but who was sent the frame knows the number of the attempt: what names another is late, or forged.
+            if header.stream != self.stream.stream or not self.admission.expects(header.frame, header.attempt):
+                self.admission.count_unasked(header.frame)
+                self.loop.links.door.blame(incoming.source, f"frame {header.frame} is not waited for")
+            elif isinstance(header, FrameHeader):
+                self._take(incoming.message)
+            else:
+                self._lose(header)
+        elif not isinstance(header, Head | Pong):
+            self.loop.links.refuse("misplaced")
+            self.loop.links.door.blame(incoming.source, f"a {type(header).__name__} where results belong")
 
     def _lose(self, notice: DropNotice) -> None:
-        logger.warning("%s gave up frame %d: %s (%s)", notice.node, notice.frame, notice.reason, notice.detail)
-        self.note("frame given up", f"{notice.node}: frame {notice.frame}: {notice.reason}: {notice.detail}")
-        if notice.reason == "model-mismatch" and self.stream.needs_plan:
+        reason = notice.reason if notice.reason in REASONS else "other"
+        logger.warning("%s gave up frame %d: %s (%s)", notice.node, notice.frame, reason, notice.detail)
+        self.note("frame given up", f"{notice.node}: frame {notice.frame}: {reason}: {notice.detail}")
+        if reason == "model-mismatch" and self.stream.needs_plan:
             self.fail(
                 NodeError(f"node {notice.node}", notice.detail, "start all nodes with the same model and weights")
             )
-        self.admission.lose(notice.frame, notice.attempt, notice.reason)
+        self.admission.lose(notice.frame, notice.attempt, reason)
 
     def _take(self, message: Message) -> None:
         header = message.header
-        if not isinstance(header, FrameHeader) or header.stream != self.stream.stream:
-            return
+        assert isinstance(header, FrameHeader)
         now = time.monotonic()
         try:
             check_tensors(message, self._outputs)

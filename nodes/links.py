@@ -7,6 +7,7 @@ import time
 from collections import Counter, OrderedDict
 
 from pipeline.frames.wire import FrameHeader, Head, Message, Ping, Pong, Probe, Tile, TileDone
+from scheduler.patience import Doorkeeper
 from scheduler.reports import LinkReport
 from scheduler.timing import CrossingLog, RoundTrip
 
@@ -20,10 +21,14 @@ class LinkMeter:
     """Crossings, round trips and refused messages, by peer. Written by the receiver, read by the control thread."""
 
     def __init__(self) -> None:
-        self.refused: Counter[str] = Counter()
-        """Messages and frames given up here, by reason."""
+        self.door = Doorkeeper()
         self._logs: OrderedDict[str, CrossingLog] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Messages and frames given up here, by reason."""
+        return self.door.refused
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -50,7 +55,7 @@ class LinkMeter:
                 self._log(header.node).echoed(_round_trip(header, received_s))
 
     def refuse(self, reason: str) -> None:
-        """Count something that was not taken."""
+        """Count something that was not taken; `reason` is one of this node's own words, never a peer's."""
         self.refused[reason] += 1
 
     def jumped(self) -> bool:

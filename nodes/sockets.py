@@ -17,6 +17,12 @@ FRAMES_HWM = 4
 CONTROL_HWM = 1000
 """Messages queued per peer on a report or plan socket; the oldest state is re-published, so a drop costs a beat."""
 
+REPORTS_HWM = 16
+"""Reports queued per node at the scheduler: seconds of them. Strangers can connect there as often as they like."""
+
+SUBSCRIPTION_BYTES = 1024
+"""Bound on what may come in where plans go out: a subscription is one node's name."""
+
 CONTROL_MESSAGE_BYTES = 1 << 20
 """Bound on one report, announcement or state."""
 
@@ -51,6 +57,7 @@ class SocketFactory:
         """A PUB socket for reports (connects), or an XPUB one for plans (binds), which tells who subscribes."""
         socket = self._socket(zmq.XPUB if bind else zmq.PUB, CONTROL_HWM, CONTROL_MESSAGE_BYTES)
         if bind:
+            socket.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_BYTES)
             return socket, self._bind(socket, endpoint)
         return self._connect(socket, endpoint), endpoint
 
@@ -62,6 +69,7 @@ class SocketFactory:
         for topic in topics:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         if bind:
+            socket.setsockopt(zmq.RCVHWM, REPORTS_HWM)
             return socket, self._bind(socket, endpoint)
         return self._connect(socket, endpoint), endpoint
 

@@ -1,8 +1,7 @@
 """The loop that every tier runs: receive, unpack, compute, pack, send.
 
 One thread a step, joined by bounded hand-overs, so that packing one frame, computing the next and unpacking the
-one after overlap; ZeroMQ's own thread moves the bytes meanwhile. Each socket belongs to one thread. The receiver
-does nothing but receive: the times at which messages arrive are what the link's throughput is measured by.
+one after overlap; ZeroMQ's own thread moves the bytes meanwhile. Each socket belongs to one thread.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ from torch import Tensor
 from nodes.batches import SIZES, BatchBook, Batches, Sizes, compute_together
 from nodes.epochs import EpochStore
 from nodes.handoff import Closed, Handoff
+from nodes.inbox import Incoming, receive
 from nodes.links import LinkMeter, answer
 from nodes.meter import StageMeter
 from nodes.outlet import Outlet, Undeliverable
 from pipeline.errors import AnabranchError, CodecError, WireError
 from pipeline.frames import wire
-from pipeline.frames.wire import DropNotice, FrameHeader, Hop, Message, Ping
+from pipeline.frames.wire import DropNotice, FrameHeader, Head, Hop, Message, Ping, Pong, Probe
 from pipeline.packing.sessions import MissingReference
 from pipeline.stage import Compute, StageProgram
+from scheduler.patience import Source
 
 logger = logging.getLogger(__name__)
-
-POLL_MS = 100
-"""How often a waiting receiver looks whether it shall stop."""
 
 ARRIVALS = 64
 """Messages received and not yet unpacked. The devices' credit windows keep it far below; beyond it TCP pushes back."""
@@ -48,6 +46,7 @@ class Arrival:
     message: Message
     header: FrameHeader
     received_s: float
+    source: Source | None = None
 
 
 @dataclass
@@ -148,7 +147,7 @@ class StageLoop:
     def start(self, inbox: zmq.Socket[bytes] | None = None) -> None:
         """Start the threads; `inbox` is the node's PULL socket, handed over to the receiver."""
         if inbox is not None:
-            self._spawn("receive", lambda: self._receive(inbox))
+            self._spawn("receive", lambda: receive(inbox, self.links, self._sort, self._stopping))
             self._spawn("unpack", self._unpack)
         self._spawn("compute", self._compute)
         self._spawn("send", self._send)
@@ -174,30 +173,15 @@ class StageLoop:
         self._threads.append(thread)
         thread.start()
 
-    def _receive(self, inbox: zmq.Socket[bytes]) -> None:
-        try:
-            while not self._stopping.is_set():
-                if inbox.poll(POLL_MS):
-                    self._accept(inbox.recv_multipart(copy=False))
-        except Closed:
-            pass
-        finally:
-            inbox.close()
-
-    def _accept(self, parts: Sequence[zmq.Frame]) -> None:
-        received_s = time.monotonic()
-        try:
-            message = wire.decode([part.buffer for part in parts])
-        except WireError as error:
-            self.links.refuse("bad-message")
-            logger.warning("message dropped: %s", error)
-            return
-        self.links.saw(message, received_s)
-        header = message.header
+    def _sort(self, incoming: Incoming) -> None:
+        header = incoming.message.header
         if isinstance(header, FrameHeader):
-            self._arrived.put(Arrival(message, header, received_s))
+            self._arrived.put(Arrival(incoming.message, header, incoming.received_s, incoming.source))
         elif isinstance(header, Ping):
-            self.pong(header, received_s)
+            self.pong(header, incoming.received_s)
+        elif not isinstance(header, Head | Pong | Probe):
+            self.links.refuse("misplaced")
+            self.links.door.blame(incoming.source, f"a {type(header).__name__} where frames belong")
 
     def measure(self, node: str, message: Message) -> None:
         """Send a ping, a pong or a probe to `node` between two frames."""
@@ -225,17 +209,17 @@ class StageLoop:
         """The frame, unpacked; None where it had to be given up."""
         header = arrival.header
         if header.model != self.model:
-            self._give_up(header, "model-mismatch", f"{self.name} holds model {self.model}, not {header.model}")
+            self._refuse(arrival, "model-mismatch", f"{self.name} holds model {self.model}, not {header.model}")
             return None
         program = self.epochs.get(header.stream, header.epoch)
         if program is None or program.hop != header.hop:
-            self._give_up(header, "unknown-epoch", f"{self.name} cannot run epoch {header.epoch}")
+            self._refuse(arrival, "unknown-epoch", f"{self.name} cannot run epoch {header.epoch}")
             return None
         begin = time.monotonic()
         try:
             tensors = program.unpack(arrival.message)
         except (CodecError, WireError) as error:
-            self._give_up(header, _reason(error), str(error))
+            self._refuse(arrival, _reason(error), str(error))
             return None
         spent = time.monotonic() - begin
         return Work(header, program, tensors, arrival.received_s, unpack_s=spent, busy_s=spent)
@@ -308,6 +292,11 @@ class StageLoop:
             self.outlet.send(program.plan, program.hop, Message(onward, buffers))
         except Undeliverable as error:
             self._notify(self._notice(header, "send-timeout", str(error)))
+
+    def _refuse(self, arrival: Arrival, reason: str, detail: str) -> None:
+        """Give up a frame for what it is or says."""
+        self.links.door.blame(arrival.source, detail)
+        self._give_up(arrival.header, reason, detail)
 
     def _give_up(self, header: FrameHeader, reason: str, detail: str) -> None:
         self._computed.offer(self._notice(header, reason, detail))

@@ -6,26 +6,25 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import zmq
 from torch import Tensor
 
 from nodes.handoff import Closed, Handoff
+from nodes.inbox import Incoming, receive
 from nodes.node import Node, NodeSettings
 from nodes.outlet import Undeliverable
-from nodes.stage import POLL_MS
 from nodes.tiles.layout import tile_specs
 from nodes.tiles.post import pack_tile, try_codec, unpack_tile
-from pipeline.errors import AnabranchError, ModelMismatch, WireError
-from pipeline.frames import wire
-from pipeline.frames.wire import Hop, Message, Ping, Tile, TileDone, TileOrder, TileReady, TileTask
+from pipeline.errors import AnabranchError, ModelMismatch
+from pipeline.frames.wire import Head, Hop, Message, Ping, Pong, Tile, TileDone, TileOrder, TileReady, TileTask
 from pipeline.model.graph import TensorSpec
 from pipeline.model.spec import LoadedModel
 from pipeline.packing import codec
 from pipeline.tiling.execute import TiledStack
 from pipeline.tiling.regions import Interval, Region
+from scheduler.patience import Source
 from scheduler.reports import Endpoints, QueueReport
 
 logger = logging.getLogger(__name__)
@@ -58,6 +57,7 @@ class Asked:
     message: Message
     header: Tile
     received_s: float
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TileNode(Node):
         """Bind the tiles inbox and start the threads; returns where edge nodes reach this worker."""
         inbox, endpoint = self.factory.pull(self.settings.listen)
         endpoints = Endpoints(tiles=self.settings.advertise or endpoint)
-        self._spawn("tiles in", lambda: self._receive(inbox))
+        self._spawn("tiles in", lambda: receive(inbox, self.loop.links, self._sort, self.stopping))
         self._spawn("compute", self._compute)
         self._spawn("tiles out", self._send)
         self._spawn("tile builder", self._build_all)
@@ -126,33 +126,19 @@ class TileNode(Node):
 
     # --- in
 
-    def _receive(self, inbox: zmq.Socket[bytes]) -> None:
-        with inbox:
-            while not self.stopping.is_set():
-                if inbox.poll(POLL_MS):
-                    try:
-                        self._accept(inbox.recv_multipart(copy=False))
-                    except Closed:
-                        return
-
-    def _accept(self, parts: Sequence[zmq.Frame]) -> None:
-        received_s = time.monotonic()
-        try:
-            message = wire.decode([part.buffer for part in parts])
-        except WireError as error:
-            self.loop.links.refuse("bad-message")
-            logger.warning("message dropped: %s", error)
-            return
-        self.loop.links.saw(message, received_s)
-        header = message.header
+    def _sort(self, incoming: Incoming) -> None:
+        header, received_s = incoming.message.header, incoming.received_s
         if isinstance(header, Tile):
-            self._arrived.put(Asked(message, header, received_s))
+            self._arrived.put(Asked(incoming.message, header, received_s, incoming.source))
         elif isinstance(header, TileOrder) and not header.tasks:
             self._answers.offer(Answer(header.node, Message(TileReady(self.name, header.order))))
         elif isinstance(header, TileOrder):
             self._ordered.offer(header)
         elif isinstance(header, Ping):
             self._answers.offer(Answer(header.node, Message(self.echo(header, received_s))))
+        elif not isinstance(header, Head | Pong):
+            self.loop.links.refuse("misplaced")
+            self.loop.links.door.blame(incoming.source, f"a {type(header).__name__} where tiles belong")
 
     # --- orders
 
@@ -241,6 +227,7 @@ class TileNode(Node):
 
     def _refusal(self, asked: Asked, why: str) -> Answer:
         self.loop.links.refuse("tile refused")
+        self.loop.links.door.blame(asked.source, why)
         spent_s = time.monotonic() - asked.received_s
         return Answer(
             asked.header.node, Message(TileDone(self.name, asked.header.ticket, spent_s, 0.0, refused=why[:512]))

@@ -5,10 +5,12 @@ The only file of this package that holds sockets. It knows no policy: it feeds t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
@@ -31,6 +33,8 @@ from scheduler.events import (
     topic,
     unreadable,
 )
+from scheduler.patience import Doorkeeper, Source, bound_port, source_of
+from scheduler.unread import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,18 @@ CROWD_PER_S = 200.0
 the one that reads the sockets, a thousand times a second."""
 
 REST_S = 0.004
+
+NAMES_PER_CONNECTION = 16
+"""Nodes that one connection may report for; every node has its own, so this many names are a stranger's making."""
+
+MAX_UNREAD_BYTES = 8 << 20
+"""What one connection may have sent since its last whole report; where plans go out, over all its subscriptions."""
+
+MAX_UNREAD_IN_ALL = 256 << 20
+"""The same for all connections of a socket together: who has most goes first."""
+
+MAX_SPEAKERS = 8192
+"""Connections of which the names are kept; the one heard of longest ago is forgotten first."""
 
 MAX_LOG_BYTES = 1 << 30
 """The event log stops growing here: at 20 kB/s for ten nodes that is half a day; a longer run keeps its decisions."""
@@ -98,6 +114,8 @@ class EventLog:
             self._bytes += len(line)
         except OSError as error:
             logger.error("event log %s: %s; nothing more is logged", self._path, error.strerror)
+            with contextlib.suppress(OSError):  # what is buffered still cannot be written
+                self._file.close()
             self._file = None
 
 
@@ -122,6 +140,10 @@ class SchedulerService:
         self._viewers = 0
         """Subscriptions that viewers' messages match."""
         self._injected: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.door = Doorkeeper()
+        self._speakers: OrderedDict[Source, set[str]] = OrderedDict()
+        self._unread = [Unread(bound_port(socket), MAX_UNREAD_BYTES, MAX_UNREAD_IN_ALL) for socket in (reports, plans)]
+        self._heard = set[Source]()
 
     def inject(self, event: Event) -> None:
         """Hand the core an event that comes from no socket (a stream's new settings). Safe from any thread."""
@@ -141,6 +163,8 @@ class SchedulerService:
                 if time.monotonic() >= due_s:
                     self._see_viewers()
                     self._handle(Tick())
+                    for unread in self._unread:
+                        self.door.turn_out(unread.excessive(self._heard, time.monotonic()))
                     due_s, taken, crowded = time.monotonic() + tick_s, 0, taken > CROWD_PER_S * tick_s
                 if crowded:
                     stop.wait(REST_S)
@@ -151,24 +175,48 @@ class SchedulerService:
         """Take the reports that there are, at most `MAX_BATCH`; wait for the first one. Returns their number."""
         for number in range(MAX_BATCH):
             try:
-                self._take(self._reports.recv_multipart(zmq.DONTWAIT if number else 0)[-1])
+                self._take(self._reports.recv_multipart(zmq.DONTWAIT if number else 0, copy=False)[-1])
             except zmq.Again:
                 return number
         return MAX_BATCH
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, part: zmq.Frame) -> None:
+        source, data = source_of(part), part.bytes
+        if source is not None:
+            self._heard.add(source)
+        if not self.door.bears(source):
+            return
         try:
             report = decode_report(data)
+            self._check_speaker(source, report.node)
             if self._viewers:
                 self._plans.send_multipart([topic(VIEWERS), data])
             self._handle(ReportReceived(report))
         except VersionMismatch as error:
             logger.warning("%s", error)
+            self._refuse(source, "version", error)
             stranger = unreadable(data)
             if stranger is not None:
                 self._handle(stranger)
         except WireError as error:
             logger.warning("report dropped: %s", error)
+            self._refuse(source, "bad-report", error)
+
+    def _refuse(self, source: Source | None, reason: str, error: WireError) -> None:
+        self.door.refused[reason] += 1
+        self.door.blame(source, error)
+
+    def _check_speaker(self, source: Source | None, node: str) -> None:
+        """Let a connection speak for a few nodes only, so that nobody fills the registry with made-up ones."""
+        if source is None:
+            return
+        names = self._speakers.setdefault(source, set())
+        self._speakers.move_to_end(source)
+        while len(self._speakers) > MAX_SPEAKERS:
+            self._speakers.popitem(last=False)
+        if node not in names and len(names) >= NAMES_PER_CONNECTION:
+            raise WireError(f"report of {node!r}", f"{source.label} already speaks for {len(names)} nodes")
+        names.add(node)
 
     def _see_viewers(self) -> None:
         """Learn from the subscriptions (XPUB) whether anybody looks: a thousand reports need not be sent to nobody."""

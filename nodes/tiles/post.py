@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -15,6 +16,7 @@ import zmq
 from torch import Tensor
 
 from nodes.handoff import Closed, Handoff
+from nodes.inbox import Incoming, receive
 from nodes.links import LinkMeter, answer
 from nodes.outlet import Outlet, Undeliverable
 from nodes.tiles.layout import Part
@@ -23,8 +25,10 @@ from pipeline.errors import CodecError, WireError
 from pipeline.frames import wire
 from pipeline.frames.wire import (
     Buffer,
+    Head,
     Message,
     Ping,
+    Pong,
     TensorHeader,
     Tile,
     TileDone,
@@ -37,8 +41,6 @@ from pipeline.packing import codec
 from pipeline.packing.plain import DTYPES
 
 logger = logging.getLogger(__name__)
-
-POLL_MS = 100
 
 SENDING = 64
 """Tiles on their way out; one frame of one stack has as many as there are workers."""
@@ -152,17 +154,20 @@ class Post:
         self._roster = roster
         self._on_news = on_news
         self._sending: Handoff[Request | _Letter] = Handoff(SENDING)
-        self._tickets = itertools.count(1)
+        self._tickets = itertools.count(secrets.randbits(60))
+        """From a random number on: who was not asked cannot answer."""
         self._waiting: dict[int, Request] = {}
         self._given_up: OrderedDict[int, Request] = OrderedDict()
-        self._ready: OrderedDict[tuple[int, str], TileReady] = OrderedDict()
+        self._ready: OrderedDict[tuple[int, str], TileReady | None] = OrderedDict()
+        """Answers to orders, by order and worker; None while there is none."""
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self, inbox: zmq.Socket[bytes]) -> None:
         """Start both threads; `inbox` is handed over to the receiver."""
-        for step, run in (("tiles in", lambda: self._receive(inbox)), ("tiles out", self._send)):
+        take_in = lambda: receive(inbox, self.links, self._sort, self._stopping)  # noqa: E731
+        for step, run in (("tiles in", take_in), ("tiles out", self._send)):
             thread = threading.Thread(target=run, name=f"{self.name} {step}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -187,13 +192,18 @@ class Post:
 
     def order(self, worker: str, order: TileOrder) -> None:
         """Send an order; `ready` has the answer."""
+        with self._changed:
+            self._ready[order.order, worker] = None
+            while len(self._ready) > LATE:
+                self._ready.popitem(last=False)
         self._sending.offer(_Letter(worker, Message(order)))
 
     def ready(self, order: int, worker: str, timeout_s: float) -> TileReady | None:
         """The worker's answer to an order; None where none comes in time."""
         with self._changed:
-            self._changed.wait_for(lambda: (order, worker) in self._ready or self._stopping.is_set(), timeout_s)
-            return self._ready.pop((order, worker), None)
+            key = (order, worker)
+            self._changed.wait_for(lambda: self._ready.get(key) is not None or self._stopping.is_set(), timeout_s)
+            return self._ready.pop(key) if self._ready.get(key) is not None else None
 
     def request(self, request: Request) -> None:
         """Send a tile. Returns at once: it is packed and sent while the caller computes."""
@@ -269,41 +279,35 @@ class Post:
 
     # --- in
 
-    def _receive(self, inbox: zmq.Socket[bytes]) -> None:
-        with inbox:
-            while not self._stopping.is_set():
-                if not inbox.poll(POLL_MS):
-                    continue
-                parts = inbox.recv_multipart(copy=False)
-                received_s = time.monotonic()
-                try:
-                    message = wire.decode([part.buffer for part in parts])
-                except WireError as error:
-                    self.links.refuse("bad-message")
-                    logger.warning("tile message dropped: %s", error)
-                    continue
-                self.links.saw(message, received_s)
-                self._sort(message, received_s)
-
-    def _sort(self, message: Message, received_s: float) -> None:
-        header = message.header
+    def _sort(self, incoming: Incoming) -> None:
+        header = incoming.message.header
         if isinstance(header, TileDone):
-            self._take(header, message, received_s)
+            self._take(header, incoming)
         elif isinstance(header, TileReady):
-            self._take_ready(header)
+            self._take_ready(header, incoming)
         elif isinstance(header, Ping):
-            self._sending.offer(_Letter(header.node, Message(answer(self.name, header, received_s))))
+            self._sending.offer(_Letter(header.node, Message(answer(self.name, header, incoming.received_s))))
+        elif not isinstance(header, Head | Pong):
+            self.links.refuse("misplaced")
+            self.links.door.blame(incoming.source, f"a {type(header).__name__} where tiles belong")
 
-    def _take_ready(self, header: TileReady) -> None:
+    def _take_ready(self, header: TileReady, incoming: Incoming) -> None:
         with self._changed:
-            self._ready[header.order, header.node] = header
-            while len(self._ready) > LATE:
-                self._ready.popitem(last=False)
-            self._changed.notify_all()
-        if not header.refused and self._roster.answered(header.node):
+            is_asked = (header.order, header.node) in self._ready
+            if is_asked:
+                self._ready[header.order, header.node] = header
+                self._changed.notify_all()
+        if not is_asked:
+            self._unasked(incoming)
+        elif not header.refused and self._roster.answered(header.node):
             self._on_news()
 
-    def _take(self, header: TileDone, message: Message, received_s: float) -> None:
+    def _unasked(self, incoming: Incoming) -> None:
+        self.counts["unasked"] += 1
+        self.links.door.blame(incoming.source, f"a {type(incoming.message.header).__name__} that nobody waits for")
+
+    def _take(self, header: TileDone, incoming: Incoming) -> None:
+        message, received_s = incoming.message, incoming.received_s
         with self._changed:
             request = self._waiting.get(header.ticket)
             late = self._given_up.pop(header.ticket, None)
@@ -312,7 +316,7 @@ class Post:
                 self._on_news()
             return
         if request is None or request.part.worker != header.node:
-            self.counts["unasked"] += 1
+            self._unasked(incoming)
             return
         if header.refused:
             logger.warning("%s refuses a tile: %s", header.node, header.refused)
@@ -322,6 +326,7 @@ class Post:
             outputs = unpack_tile(message, request.part.outputs, request.codec)
         except (WireError, CodecError) as error:
             logger.warning("tile from %s dropped: %s", header.node, error)
+            self.links.door.blame(incoming.source, error)
             self._fail(request, "bad message")
             return
         self._roster.done(header.node, _timing(request, header, message, received_s))

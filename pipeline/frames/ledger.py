@@ -7,7 +7,7 @@ result is in; a frame whose attempt is lost is admitted again, and a second resu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -21,7 +21,9 @@ class Entry(Generic[Picture]):
 
     frame: int
     epoch: int
+    first_attempt: int
     attempt: int
+    """Number of the latest attempt; grows by one with each."""
     picture: Picture
     first_admitted_s: float
     admitted_s: float
@@ -36,10 +38,12 @@ class Ledger(Generic[Picture, Outcome]):
     """
 
     window: int
+    number: Callable[[], int] = lambda: 0
+    """Gives the number of a frame's first attempt."""
     admitted: int = 0
     completed: int = 0
     drops: Counter[str] = field(default_factory=Counter)
-    """Copies that were ignored, by reason: `duplicate`, `stale-attempt`."""
+    """What was ignored, by reason: `duplicate`, `stale-attempt`, `unasked`."""
     readmissions: Counter[str] = field(default_factory=Counter)
     """Attempts after the first, by the reason for which the one before was given up."""
     _in_flight: dict[int, Entry[Picture]] = field(default_factory=dict)
@@ -75,11 +79,17 @@ class Ledger(Generic[Picture, Outcome]):
             raise ValueError(f"frame {frame}: the window of {self.window} is full")
         if self._order and frame <= self._order[-1]:
             raise ValueError(f"frame {frame}: not above {self._order[-1]}")
-        entry = Entry(frame, epoch, 0, picture, now, now)
+        first = self.number()
+        entry = Entry(frame, epoch, first, first, picture, now, now)
         self._in_flight[frame] = entry
         self._order.append(frame)
         self.admitted += 1
         return entry
+
+    def expects(self, frame: int, attempt: int) -> bool:
+        """Whether a frame has no result yet, and that attempt at it was made."""
+        entry = self._in_flight.get(frame)
+        return entry is not None and entry.first_attempt <= attempt <= entry.attempt
 
     def readmit(self, frame: int, attempt: int, epoch: int, reason: str, now: float) -> Entry[Picture] | None:
         """Begin a new attempt at a frame whose attempt number `attempt` is lost; None where that is old news."""

@@ -1,0 +1,82 @@
+"""The receiving end of every data socket: messages are taken, checked and counted, and whoever goes too far is cut off.
+
+It does nothing but receive: the times at which messages arrive are what a link's throughput is measured by.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+from nodes.handoff import Closed
+from nodes.links import LinkMeter
+from pipeline.errors import WireError
+from pipeline.frames import wire
+from pipeline.frames.wire import MAX_TENSOR_BYTES, Message
+from scheduler.patience import Source, bound_port, source_of
+from scheduler.unread import Unread
+
+logger = logging.getLogger(__name__)
+
+POLL_MS = 100
+"""How often a waiting receiver looks whether it shall stop."""
+
+
+MAX_UNREAD_BYTES = 2 * MAX_TENSOR_BYTES
+"""What one connection may have sent since its last whole message: one at its largest, and what comes behind it."""
+
+MAX_UNREAD_IN_ALL = 4 * MAX_TENSOR_BYTES
+"""The same for all connections of an inbox together: who has most goes first."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message that is well-formed; what it says is not checked yet."""
+
+    message: Message
+    received_s: float
+    """Monotonic, of its last byte."""
+    source: Source | None
+    """The connection that it came by, to be blamed where the message turns out to be refused."""
+
+
+def receive(
+    socket: zmq.Socket[bytes], links: LinkMeter, take: Callable[[Incoming], None], stopping: threading.Event
+) -> None:
+    """Hand every good message to `take`, until `stopping` is set or `take` raises `Closed`; then close the socket."""
+    heard = set[Source]()
+    with socket:
+        unread = Unread(bound_port(socket), MAX_UNREAD_BYTES, MAX_UNREAD_IN_ALL)
+        while not stopping.is_set():
+            is_due = socket.poll(POLL_MS)
+            links.door.turn_out(unread.excessive(heard, time.monotonic()))
+            incoming = _next(socket, links, heard) if is_due else None
+            if incoming is not None:
+                try:
+                    take(incoming)
+                except Closed:
+                    return
+
+
+def _next(socket: zmq.Socket[bytes], links: LinkMeter, heard: set[Source]) -> Incoming | None:
+    parts = socket.recv_multipart(copy=False)
+    received_s = time.monotonic()
+    source = source_of(parts[0])
+    if source is not None:
+        heard.add(source)
+    if not links.door.bears(source):
+        return None
+    try:
+        message = wire.decode([part.buffer for part in parts])
+    except WireError as error:
+        links.refuse("bad-message")
+        logger.warning("message from %s dropped: %s", "a peer" if source is None else source.label, error)
+        links.door.blame(source, error)
+        return None
+    links.saw(message, received_s)
+    return Incoming(message, received_s, source)
