@@ -26,6 +26,7 @@ from nodes.commands import (
     tile,
     traces,
 )
+from nodes.quiet import FewLines
 from pipeline.errors import AnabranchError
 from pipeline.model import memory
 from traces.errors import TraceError
@@ -62,6 +63,8 @@ def _log(
 ) -> None:
     level = logging.INFO if verbose or os.environ.get("ANABRANCH_LOG") == "info" else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(FewLines())
 
 
 def main() -> None:

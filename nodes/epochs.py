@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 MAX_PROGRAMS = 64
 """Programs that a node keeps over all streams; the ones that no announcement names leave first."""
 
+MAX_STREAMS = 1024
+"""Streams that a node remembers; the one announced longest ago is forgotten first, with all its epochs."""
+
 Builder = Callable[[Plan], StageProgram | None]
 """Builds this node's stage of a plan; None where the plan gives it none (a tile worker)."""
 
@@ -30,8 +33,8 @@ class EpochStore:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._programs: OrderedDict[tuple[str, int], StageProgram | None] = OrderedDict()
-        self._oldest: dict[str, int] = {}
-        """By stream, the lowest epoch (but 0) of which frames may still come."""
+        self._oldest: OrderedDict[str, int] = OrderedDict()
+        """By stream, the lowest epoch (but 0) of which frames may still come. At most `MAX_STREAMS`."""
         self._building: set[tuple[str, int]] = set()
         self._refused: dict[tuple[str, int], str] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
@@ -54,6 +57,7 @@ class EpochStore:
         plans = list(plans)
         with self._lock:
             self._oldest[stream] = oldest
+            self._oldest.move_to_end(stream)
             self._forget_namesakes(plans)
             due = [plan for plan in plans if self._is_due(stream, plan.epoch)]
             self._building.update((stream, plan.epoch) for plan in due)
@@ -112,6 +116,11 @@ class EpochStore:
                     del known[stream, epoch]
         while len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
+        while len(self._oldest) > MAX_STREAMS:
+            gone, _ = self._oldest.popitem(last=False)
+            for known in (self._programs, self._refused, self._plans):
+                for key in [key for key in known if key[0] == gone]:
+                    del known[key]
 
     def _run(self) -> None:
         while True:

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import TracebackType
+from typing import TypeVar
 
 import zmq
 
@@ -17,8 +18,14 @@ from pipeline.plan import Plan
 from scheduler.estimate import MIN_MESSAGE_BYTES
 from scheduler.reports import Endpoints
 
+MAX_KNOWN = 8192
+"""Nodes, and streams, whose addresses are remembered; the one announced longest ago is forgotten first."""
+
 MAX_PEERS = 256
 """Connections that an outlet keeps; the one that was used longest ago is closed first."""
+
+
+T = TypeVar("T")
 
 
 class Undeliverable(NodeError):
@@ -30,20 +37,20 @@ class Directory:
 
     def __init__(self, pinned: Mapping[str, Endpoints] | None = None) -> None:
         self._pinned = dict(pinned or {})
-        self._peers: dict[str, Endpoints] = {}
-        self._origins: dict[str, str] = {}
+        self._peers: OrderedDict[str, Endpoints] = OrderedDict()
+        self._origins: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def learn(self, stream: str, origin: str, peers: Mapping[str, Endpoints]) -> None:
         """Take the endpoints of an announcement; `origin` is the device that the stream starts at."""
         with self._lock:
-            self._origins[stream] = origin
-            self._peers.update(peers)
+            _remember(self._origins, {stream: origin})
+            _remember(self._peers, peers)
 
     def learn_peer(self, node: str, endpoints: Endpoints) -> None:
         """Take those endpoints of one node that are given; a node that started anew has others than before."""
         with self._lock:
-            self._peers[node] = _first(endpoints, self._peers.get(node, Endpoints()))
+            _remember(self._peers, {node: _first(endpoints, self._peers.get(node, Endpoints()))})
 
     def inbox(self, node: str) -> str:
         """Any inbox of a node: a device has one for results alone, a tile worker one for tiles alone."""
@@ -74,6 +81,15 @@ class Directory:
 def _first(one: Endpoints, other: Endpoints) -> Endpoints:
     """Field by field, `one` where it has something."""
     return Endpoints(one.frames or other.frames, one.results or other.results, one.tiles or other.tiles)
+
+
+def _remember(known: OrderedDict[str, T], news: Mapping[str, T]) -> None:
+    """Enter what is new as the latest, and forget the oldest beyond `MAX_KNOWN`."""
+    for name, value in news.items():
+        known[name] = value
+        known.move_to_end(name)
+    while len(known) > MAX_KNOWN:
+        known.popitem(last=False)
 
 
 class Outlet:

@@ -17,6 +17,12 @@ from pipeline.plan import Plan
 MAX_SAMPLES = 100_000
 """Latencies kept for percentiles; of a longer run, an even sample (reservoir)."""
 
+MAX_EPOCHS = 100_000
+"""Epochs whose results are counted, the latest ones: a switch a second for a day."""
+
+MAX_NODES = 256
+"""Nodes that means are kept of; a frame passes through three at most, which may change over a run."""
+
 MAX_PLANS = 10_000
 """Plans kept for `plan.json`; the oldest leave first."""
 
@@ -107,6 +113,8 @@ class Gatherer:
         self.results += 1
         self._keep(outcome.latency_s)
         self._epochs[outcome.header.epoch] += 1
+        if len(self._epochs) > MAX_EPOCHS:
+            del self._epochs[min(self._epochs)]
         if is_right is not None:
             self._with_truth += 1
             self._right += is_right
@@ -115,11 +123,15 @@ class Gatherer:
     def _add_hops(self, outcome: Outcome) -> None:
         hops = outcome.header.hops
         for hop in hops:
+            if hop.node not in self._sums and len(self._sums) >= MAX_NODES:
+                continue
             sums = self._sums.setdefault(hop.node, Counter())
             sums.update(frames=1, sent_bytes=hop.packed_bytes)
             for name in ("compute_s", "queue_s", "unpack_s", "pack_s"):
                 sums[name] += getattr(hop, name)
         for hop, after in itertools.pairwise(hops):
+            if hop.node not in self._sums or after.node not in self._sums:
+                continue
             link = self._links.setdefault(f"{hop.node} -> {after.node}", [0.0, 0.0])
             link[0] += hop.packed_bytes
             link[1] += 1

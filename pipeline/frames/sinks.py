@@ -83,6 +83,8 @@ def sink_error(name: str, error: Exception) -> SinkError:
     code = getattr(error, "errno", None)
     if code == errno.ENOSPC:
         return SinkError(name, "the disk is full", "free space, or choose another folder")
+    if code in {errno.EFBIG, errno.EDQUOT}:
+        return SinkError(name, "no larger file is allowed here", "raise the limit, or choose another folder")
     if code in {errno.ENOENT, errno.ENOTDIR}:
         return SinkError(name, "its folder does not exist", "create it, or choose another")
     if code in {errno.EACCES, errno.EPERM, errno.EROFS}:
