@@ -10,7 +10,7 @@ from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import clipping, kernels, stages
 from pipeline.packing.frame import HEAD, Bytes, FloatCodec, Floats
-from pipeline.packing.linear import Quantiser, pack_codes, unpack_codes
+from pipeline.packing.linear import Quantiser, check_finite, pack_codes, unpack_codes
 
 _outer = struct.Struct("<ff")
 
@@ -81,6 +81,7 @@ class LinearChannels(FloatCodec):
         codes = unpack_codes(self.quantiser, body[table:], flags, spec, channels_last)
         out = np.empty(spec.numel, np.float32)
         kernels.channel_values(codes.reshape(shape), lows, steps, out.reshape(shape))
+        check_finite(out, float(steps.max()), spec.name)
         return out
 
 

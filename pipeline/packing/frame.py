@@ -120,11 +120,13 @@ def rebuild(elements: Floats, spec: TensorSpec, channels_last: bool) -> Tensor:
     """The tensor of which `flatten` gave the elements.
 
     Raises:
-        CodecError: channels-last order for a tensor without channels.
+        CodecError: channels-last order for a tensor without channels, or elements that the dtype cannot hold.
     """
     flat = torch.from_numpy(elements)
     if spec.dtype != "float32":
         flat = flat.to(DTYPES[spec.dtype])
+        if spec.dtype == "float16" and not torch.isfinite(flat).all():
+            raise CodecError(f"tensor {spec.name}", "elements beyond float16")
     if not channels_last:
         return flat.view(spec.shape)
     batch, channels, height, width = image_shape(spec)

@@ -80,7 +80,10 @@ class Levels(FloatCodec):
             raise CodecError(f"tensor {spec.name}", f"damaged scale (mean {mean}, deviation {deviation})")
         centres, spreads = _moments(body[_scale.size : start].reshape(2, -1), mean, deviation)
         codes = stages.unpack(body[start:], spec.numel, self._bits, stages.Stage.NONE, spec.name)
-        out = gauss_levels(self._bits)[codes].reshape(shape) * spreads[:, None] + centres[:, None]
+        with np.errstate(over="ignore"):
+            out = gauss_levels(self._bits)[codes].reshape(shape) * spreads[:, None] + centres[:, None]
+        if mean + 4 * deviation > kernels.LIMIT and not np.isfinite(out).all():
+            raise CodecError(f"tensor {spec.name}", f"elements beyond float32 (mean {mean}, deviation {deviation})")
         return out.reshape(-1)
 
 

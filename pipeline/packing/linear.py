@@ -108,11 +108,22 @@ class Linear(FloatCodec):
         else:
             codes = unpack_codes(self.quantiser, payload, flags, spec, channels_last)
             kernels.from_bytes(codes, low, step, out)
+        check_finite(out, float(step), spec.name)
         return out
 
     def _payload_nbytes(self, count: int) -> int:
         nibbles = self._fused and self.quantiser.bits == 4
         return (count + 1) // 2 if nibbles else stages.packed_nbytes(count, self.quantiser.bits)
+
+
+def check_finite(elements: Floats, step: float, name: str) -> None:
+    """Refuse what no sender makes: a wide step, with codes (damaged ones may be any byte) that lead beyond float32.
+
+    Raises:
+        CodecError: an element is not finite.
+    """
+    if 255.0 * step > kernels.LIMIT and not np.isfinite(elements).all():
+        raise CodecError(f"tensor {name}", f"elements beyond float32, in steps of {step}")
 
 
 def pack_codes(quantiser: Quantiser, codes: Bytes, spec: TensorSpec, channels_last: bool) -> tuple[Bytes, int]:

@@ -14,7 +14,7 @@ from pipeline.errors import CodecError
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import kernels, stages
 from pipeline.packing.frame import HEAD, Bytes, FloatCodec, Floats
-from pipeline.packing.linear import read_range, step_of
+from pipeline.packing.linear import check_finite, read_range, step_of
 
 _range = struct.Struct("<ff")
 
@@ -60,5 +60,6 @@ class ZeroMap(FloatCodec):
         codes = stages.unpack(body[start:], count, self._bits, stages.Stage.NONE, spec.name)
         rest, out = np.empty(count, np.float32), np.empty(spec.numel, np.float32)
         kernels.from_bytes(codes, low, step, rest)
+        check_finite(rest, float(step), spec.name)
         kernels.join_zeros(present, rest, out)
         return out
