@@ -93,6 +93,9 @@ class SocketFactory:
                 "open to other machines, and there are no keys",
                 "bind tcp://127.0.0.1, or pass --insecure",
             )
+        # Without keys nobody answers for this domain, and all are let in; but where one is set, libzmq turns those away
+        # that speak ZMTP 1 or 2, among them whatever is not ZeroMQ at all: they bring no metadata to know them by.
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"anabranch")
         with _closing_on_error(socket, endpoint):
             socket.bind(endpoint)
         return socket.getsockopt_string(zmq.LAST_ENDPOINT)

@@ -179,6 +179,19 @@ def test_a_message_without_end_is_cut_off(inbox: tuple[str, LinkMeter, list[Inco
         eventually(lambda: len(taken) == 2, "the honest peer is still there")
 
 
+@pytest.mark.parametrize("opening", [b"\x01\x00\x06\x00hello", b"GET / HTTP/1.1\r\n\r\n" * 20])
+def test_what_is_no_zmtp_3_is_turned_away(inbox: tuple[str, LinkMeter, list[Incoming]], opening: bytes) -> None:
+    """A peer of ZMTP 1 has no metadata: nobody could say whose its messages are."""
+    endpoint, links, taken = inbox
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port)), 20.0) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(opening)
+        while connection.recv(4096):
+            pass
+    assert not taken
+    assert not links.refused
+
+
 def test_a_connection_that_sends_nothing_whole_takes_no_memory(inbox: tuple[str, LinkMeter, list[Incoming]]) -> None:
     endpoint, links, taken = inbox
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
