@@ -319,7 +319,9 @@ def _next(handoff: Handoff[Item]) -> Item | None:
 
 
 def _same_segment(one: Work, other: Work) -> bool:
-    return one.program.takes_batches and one.segment == other.segment
+    """Of two streams: a stream's own frames are computed one by one, as its plan was costed."""
+    takes = one.program.takes_batches and one.header.stream != other.header.stream
+    return takes and one.segment == other.segment
 
 
 def _reason(error: CodecError | WireError) -> str:

@@ -61,7 +61,7 @@ DRAWS = Draws(
     codecs=("fp32", "fp16", "q8", "q6", "q4", "q8c"), picture_codecs=("fp32", "jpeg90", "webp75"), pictures_share=0.25
 )
 
-TILES_SHARE = 0.3
+TILES_SHARE = 0.5
 """Of the plans with an edge stage: these cut it into tiles, where it can be."""
 
 GRIDS = (((0.5, 0.5), (1.0,)), ((1.0,), (0.5, 0.5)), ((0.5, 0.5), (0.5, 0.5)))
