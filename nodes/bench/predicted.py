@@ -37,6 +37,7 @@ import torch
 
 from nodes.admission import Outcome, Waiting
 from nodes.agent import SchedulerAddress
+from nodes.batches import Batches
 from nodes.bench._live import NAMES, STREAM, Draws, fixed_core, serving
 from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.commands.options import peer_endpoints
@@ -217,7 +218,7 @@ def _start_nodes(family: Family, spec: str, links: LocalLinks, address: Schedule
     for tier in (Tier.EDGE, Tier.CLOUD):
         arguments = [
             tier, "--name", NAMES[tier], "--model", spec, "--scheduler", f"{address.reports},{address.plans}",
-            "--torch-threads", "1", "--batches", "none", "--emulate-speed", str(SPEEDS[tier]), *links.arguments(tier),
+            "--torch-threads", "1", "--batches", Batches.OFF, "--emulate-speed", str(SPEEDS[tier]), *links.arguments(tier),
         ]  # fmt: skip
         family.start(NAMES[tier], arguments)
     for child in family.children.values():
