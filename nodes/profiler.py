@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nodes.working_memory import peak_bytes
 from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import Cut, ModelGraph, TensorSpec
 from pipeline.model.segment import Segment
 from pipeline.packing import codec as codecs
 from scheduler.fitting import Sample, fit, steady
-from scheduler.profile import Profile
+from scheduler.profile import Profile, blocks_before, working_bytes
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ MEAN_SHARE = 0.4
 VISITS = (3, 40)
 """Every segment is visited at least and at most this often, in rounds over all of them: whatever else keeps the
 machine busy for seconds must not fall on some segments only."""
+
+MEMORY_SEGMENTS = 10
+"""Segments from the input on whose memory is measured."""
 
 PACKING_CODEC = "q4"
 PACKING_SHAPE = (1, 64, 56, 56)
@@ -90,6 +94,8 @@ def profile_node(captured: CapturedModel, node: str, settings: ProfilerSettings,
     timing, error = fit(captured.graph, samples)
     progress(1.0, "packing beside compute")
     packing_s, contention = bench.packing()
+    progress(1.0, "memory")
+    memory_scale, memory_error = _memory(bench)
     return Profile(
         fingerprint=captured.graph.fingerprint,
         model=captured.graph.name,
@@ -101,6 +107,8 @@ def profile_node(captured: CapturedModel, node: str, settings: ProfilerSettings,
         segments=len(samples),
         packing_s_per_byte=packing_s,
         contention=contention,
+        memory_scale=memory_scale,
+        memory_error=memory_error,
     )
 
 
@@ -120,6 +128,19 @@ def _measure_all(bench: _Bench, rng: np.random.Generator, progress: Progress) ->
     numbers, seconds = (np.array(each) for each in zip(*visits, strict=True))
     typical = steady(numbers, seconds)
     return [Sample(start, end, float(found)) for (start, end), found in zip(chosen, typical, strict=True)]
+
+
+def _memory(bench: _Bench) -> tuple[float, float | None]:
+    """Working memory of some segments from the input on, over arithmetic: the largest ratio, and how far it is off."""
+    graph = bench.captured.graph
+    expected = working_bytes(graph, blocks_before(graph))
+    ends = np.unique(np.linspace(1, len(graph.cuts) - 1, MEMORY_SEGMENTS).astype(int))
+    measured = {int(end): bench.working_bytes(graph.cuts[end]) for end in ends}
+    ratios = np.array([peak / expected[end] for end, peak in measured.items() if peak])
+    if not len(ratios):
+        return 1.0, None
+    scale = float(ratios.max())
+    return scale, float(np.median(np.abs(scale / ratios - 1.0)))
 
 
 def _count(bench: _Bench) -> int:
@@ -177,6 +198,12 @@ class _Bench:
         before = clock()
         segment.run(inputs)
         return max(clock() - before, 1e-7)
+
+    def working_bytes(self, end: Cut) -> int | None:
+        """Memory that a run of the segment from the input to `end` takes beside the weights; None where unknown."""
+        segment, inputs = self._segment(self.captured.graph.cuts[0], end), self._inputs(self.captured.graph.cuts[0])
+        segment.run(inputs)
+        return peak_bytes(lambda: segment.run(inputs)) if self.settings.torch_device == "cpu" else None
 
     def packing(self) -> tuple[float, float]:
         """Seconds to pack one fp32 byte, and by how much one second of packing slows compute beside it."""

@@ -66,6 +66,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     """Seconds to quantise and pack one fp32 byte to four bits on one core; 0 where not measured."""
     contention: float = 0.0
     """Seconds by which one second of packing slows the compute beside it."""
+    memory_scale: float = 1.0
+    """Largest measured working memory of a segment from the input on, over that by arithmetic."""
+    memory_error: float | None = None
+    """Median of |scaled - measured| / measured; None where not measured."""
     version: int = VERSION
 
     def save(self, path: Path) -> None:
@@ -93,7 +97,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             enter_s=potential - self.timing.run_s - self.timing.enter_s_per_byte * nbytes,
             leave_s=potential + self.timing.leave_s_per_byte * nbytes,
             block_s=np.asarray(self.timing.block_s),
-            memory_bytes=memory_bytes(graph, inside),
+            memory_bytes=weight_bytes(graph, inside) + self.memory_scale * working_bytes(graph, inside),
             packing_scale=scale,
             contention=self.contention,
         )
@@ -142,21 +146,24 @@ def blocks_before(graph: ModelGraph) -> Floats:
     return np.asarray(found[:, : len(graph.blocks)], dtype=np.float64)
 
 
-def memory_bytes(graph: ModelGraph, inside: Floats) -> Floats:
-    """Weights and largest activations of the segments from the input to each cut, by arithmetic.
+def weight_bytes(graph: ModelGraph, inside: Floats) -> Floats:
+    """Shape (cuts,): weights of the segments from the input to each cut; `inside` is `blocks_before`."""
+    return np.asarray(inside @ np.array([block.weight_bytes for block in graph.blocks], dtype=np.float64))
 
-    Activations count as if blocks ran in graph order, each tensor freed behind its last use; what the caller or the
-    next stage reads stays.
+
+def working_bytes(graph: ModelGraph, inside: Floats) -> Floats:
+    """Largest activations of the segments from the input to each cut, by arithmetic.
+
+    They count as if blocks ran in graph order, each tensor freed behind its last use; what the caller or the next stage
+    reads stays. Real runs take more: scratch memory, changes of layout, gaps between blocks of the allocator.
 
     Args:
         graph: the network.
         inside: `blocks_before`.
     """
-    weights = inside @ np.array([block.weight_bytes for block in graph.blocks], dtype=np.float64)
     live = np.array(_live_bytes(graph), dtype=np.float64)
     within: Bools = inside > 0
-    peak = np.where(within, live[None, :], 0.0).max(axis=1, initial=float(graph.tensors["input"].nbytes))
-    return np.asarray(weights + peak)
+    return np.asarray(np.where(within, live[None, :], 0.0).max(axis=1, initial=float(graph.tensors["input"].nbytes)))
 
 
 def _live_bytes(graph: ModelGraph) -> list[int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nodes.bench import _networks as networks
-from nodes.bench.report import Bar, BenchReport, Cell
+from nodes.bench.report import Bar, BenchReport, Cell, tell
 from scheduler.objective import Goal, Objective, Priority
 from scheduler.packing import RAW
 from scheduler.planners import NAMES, make
@@ -62,6 +62,7 @@ def run() -> BenchReport:
     for name in networks.NETWORKS:
         # One network after the other: a planner that keeps what it prepared is asked for all cells of each.
         found.extend(_network(name))
+        tell(f"{name}: {len(found)} plans so far")
     return report(found)
 
 
@@ -83,8 +84,13 @@ def report(found: list[Outcome]) -> BenchReport:
         notes.append(f"joint over {rival}: " + "; ".join(_factors(goal, ratios[goal]) for goal in GOALS))
     notes.append("hpa over the best plan of its own kind: " + _factors("latency", list(_own_kind(found))))
     bars = [Bar("rival / joint, the least of all cells", worst, 1 - ROUNDING, "min")]
-    return BenchReport("planners", rows, bars, notes)
+    return BenchReport("planners", rows, bars, [*notes, LEGEND])
 
+
+LEGEND = (
+    "a cell is the latency of a planner's plan where latency comes first, and its frames/s where throughput does; in "
+    "parentheses where the plan breaks the bound on the accuracy drop; links and devices: see nodes/bench/_networks.py"
+)
 
 OWN_KIND = "best raw plan without tiles"
 

@@ -218,7 +218,8 @@ def _start_nodes(family: Family, spec: str, links: LocalLinks, address: Schedule
     for tier in (Tier.EDGE, Tier.CLOUD):
         arguments = [
             tier, "--name", NAMES[tier], "--model", spec, "--scheduler", f"{address.reports},{address.plans}",
-            "--torch-threads", "1", "--batches", Batches.OFF, "--emulate-speed", str(SPEEDS[tier]), *links.arguments(tier),
+            "--torch-threads", "1", "--batches", Batches.OFF, "--emulate-speed", str(SPEEDS[tier]),
+            *links.arguments(tier),
         ]  # fmt: skip
         family.start(NAMES[tier], arguments)
     for child in family.children.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -44,7 +45,36 @@ class BenchReport(msgspec.Struct, frozen=True):
         """Whether every bar holds."""
         return all(bar.ok for bar in self.bars)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns, in the order in which rows first have them."""
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+    def as_markdown(self) -> str:
+        """Notes, bars and rows as a page."""
+        bars = [
+            {
+                "figure": bar.name,
+                "value": f"{bar.value:.4g}",
+                "bound": f"{'at least' if bar.sense == 'min' else 'at most'} {bar.bound:.4g}",
+                "": "ok" if bar.ok else "falls short",
+            }
+            for bar in self.bars
+        ]
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        head = f"# bench {self.name}\n\n`anabranch bench {self.name} --markdown`"
+        tables = _table(["figure", "value", "bound", ""], bars), _table(self.columns, self.rows)
+        return "\n\n".join(part for part in (head, notes, *tables) if part)
+
     def as_json(self) -> bytes:
         """One object: `rows`, `bars` (with `ok`), `notes`."""
         bars = [{**msgspec.to_builtins(bar), "ok": bar.ok} for bar in self.bars]
         return msgspec.json.encode({"name": self.name, "rows": self.rows, "bars": bars, "notes": self.notes})
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> str:
+    if not rows:
+        return ""
+    cells = [["" if row.get(column) is None else str(row[column]) for column in columns] for row in rows]
+    lines = [list(columns), ["---"] * len(columns), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -31,6 +31,7 @@ def bench(
     name: Annotated[str, typer.Argument(help="Which one; without a name, all are listed.")] = "",
     settings: Annotated[list[str] | None, typer.Argument(help="Of the benchmark, each as NAME=VALUE.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object: rows and bars.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Rows, bars and notes as a page of Markdown.")] = False,
 ) -> None:
     """Run a benchmark: a table of figures, and the bars that they are held to. Exit code 1 where one falls short.
 
@@ -45,6 +46,8 @@ def bench(
     report = measure(**_settings(measure, settings or []))
     if json:
         typer.echo(report.as_json())
+    elif markdown:
+        typer.echo(report.as_markdown())
     else:
         _show(report, Console())
     if not report.ok:
@@ -69,11 +72,10 @@ def _settings(measure: Callable[..., BenchReport], given: list[str]) -> dict[str
 
 def _show(report: BenchReport, console: Console) -> None:
     table = Table(title=f"bench {report.name}", title_justify="left")
-    columns = list(dict.fromkeys(key for row in report.rows for key in row))
-    for column in columns:
+    for column in report.columns:
         table.add_column(column)
     for row in report.rows:
-        table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
+        table.add_row(*("" if row.get(column) is None else str(row[column]) for column in report.columns))
     console.print(table)
     bars = Table(title="bars", title_justify="left")
     for column in ("figure", "value", "bound", ""):

@@ -79,6 +79,11 @@ def summary(found: Profile, out: Path) -> str:
     if found.packing_s_per_byte:
         speed = 1 / found.packing_s_per_byte / 1e6
         lines.append(f"packing: {speed:.0f} MB/s of fp32, a second of it slows compute by {found.contention:.2f} s")
+    if found.memory_error is not None:
+        lines.append(
+            f"memory: weights, and {found.memory_scale:.2f} times the activations by arithmetic (the most that was "
+            f"measured, above the others by {found.memory_error:.0%} in the median)"
+        )
     return "\n".join(lines)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from nodes.profiler import ProfilerSettings, profile_node
+from nodes.working_memory import peak_bytes
 from pipeline.model.capture import CapturedModel, capture
 
 
@@ -27,3 +29,17 @@ def test_profile_of_a_small_network() -> None:
     half = len(captured.graph.cuts) // 2
     assert 0 < float(times.segment_s(0, half)) < float(times.segment_s(0, -1 + len(captured.graph.cuts)))
     assert 0 <= found.contention <= 1
+    if found.memory_error is not None:  # the kernel tells
+        # Input and output of a convolution are alive at once, whatever else is.
+        assert found.memory_scale > 0.9
+
+
+def test_peak_memory_is_that_of_the_run() -> None:
+    nbytes = 64 * 2**20
+    found = peak_bytes(lambda: bytearray(nbytes))
+    if found is None:
+        pytest.skip("this kernel does not tell a process its peak memory")
+    assert nbytes <= found < 1.2 * nbytes
+    again = peak_bytes(lambda: bytearray(nbytes // 8))
+    assert again is not None
+    assert again < nbytes // 4
