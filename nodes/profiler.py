@@ -34,9 +34,9 @@ from scheduler.profile import Profile, blocks_before, working_bytes
 
 log = logging.getLogger(__name__)
 
-SEGMENTS_PER_BLOCK = 5
+SEGMENTS_PER_BLOCK = 3
 SEGMENTS = (120, 800)
-"""Different segments that are measured: five per block, within these bounds."""
+"""Different segments that are measured: three per block, within these bounds."""
 
 PAUSE_S = 0.02
 """Between a visit's two runs."""
@@ -47,7 +47,7 @@ LEAST_SEGMENTS = 40
 MEAN_SHARE = 0.4
 """Of the whole network's time, that a random segment takes, building it included."""
 
-VISITS = (3, 40)
+VISITS = (6, 40)
 """Every segment is visited at least and at most this often, in rounds over all of them: whatever else keeps the
 machine busy for seconds must not fall on some segments only."""
 

@@ -75,6 +75,6 @@ class BenchReport(msgspec.Struct, frozen=True):
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> str:
     if not rows:
         return ""
-    cells = [["" if row.get(column) is None else str(row[column]) for column in columns] for row in rows]
+    cells = [["" if row.get(each) is None else str(row[each]).replace("|", "\\|") for each in columns] for row in rows]
     lines = [list(columns), ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

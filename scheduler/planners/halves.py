@@ -211,14 +211,14 @@ class Halves:
         return edge_seconds(self.heads.least, self.tails.least, self.gain_s, lower=True)
 
     @functools.cached_property
-    def hopeless(self) -> Bools:
-        """Where no head of the one group lies before a tail of the other (groups ascend with their cuts), or no two
-        of them together keep the bound on the accuracy drop."""
+    def hopeful(self) -> Bools:
+        """Where heads of the one group may lie before tails of the other (groups ascend with their cuts), and some two
+        of them may together keep the bound on the accuracy drop."""
         if self.heads is None or self.tails is None:
             return np.zeros((0, 0), dtype=np.bool_)
         heads, tails = self.heads.least, self.tails.least
-        disorder = heads.group[:, None] > tails.group[None, :]
-        return np.asarray(disorder | (heads.drop[:, None] + tails.drop[None, :] > self.prepared.most_drop))
+        order = heads.group[:, None] <= tails.group[None, :]
+        return np.asarray(order & (heads.drop[:, None] + tails.drop[None, :] <= self.prepared.most_drop))
 
     @classmethod
     def of(cls, problem: Problem, prepared: Prepared) -> Halves:

@@ -54,6 +54,15 @@ class Query:
             keep = keep & bound.keeps(figures)
         return np.where(keep, value, np.inf)
 
+    def below(self, figures: Figures, limit: float, among: Bools) -> tuple[Ints, Floats]:
+        """Flat positions with a measure below the limit and no bound broken, and the measure there."""
+        value = _spread(self.measure(figures), among.shape)
+        keep = among & (value < limit)
+        for bound in self.bounds:
+            keep &= bound.keeps(figures)
+        positions = np.flatnonzero(keep)
+        return positions, value.ravel()[positions]
+
 
 class Search:
     """One problem's candidates, at its present links and loads."""
@@ -194,7 +203,7 @@ class _Pairs:
         least = self._heads.least, self._tails.least
         known = self.halves.least_edge_s
         self._lower = TwoLinks(self.problem, self.halves.gain_s, *least, self.wires, lower=True, known_edge_s=known)
-        self._hopeless = self.halves.hopeless
+        self._hopeful = self.halves.hopeful
         self._measured = self._measured_pairs()
 
     def recall(self, choice: Choice) -> Found | None:
@@ -212,24 +221,24 @@ class _Pairs:
     def minimise(self, query: Query, limit: float) -> Found | None:
         """The best of these plans, if better than `limit`."""
         best = self._minimise_measured(query, limit)
-        lowest = np.where(self._hopeless, np.inf, self._coarse(query).values(self._lower)).ravel()
-        left = np.flatnonzero(lowest < (limit if best is None else best.value))
+        left, lowest = self._coarse(query).below(self._lower, limit if best is None else best.value, self._hopeful)
         while len(left):
-            heads, tails = _ends(left, self._hopeless.shape[1])
+            heads, tails = _ends(left, self._hopeful.shape[1])
             if self._heads.count(heads) * self._tails.count(tails) > SMALL:
                 # Too many to look at together: the most promising first, then those that it leaves.
-                first = left[np.argmin(lowest[left])]
-                heads, tails = (np.array([each]) for each in divmod(first, self._hopeless.shape[1]))
-                left = left[left != first]
+                first = int(lowest.argmin())
+                heads, tails = (np.array([each]) for each in divmod(left[first], self._hopeful.shape[1]))
+                left, lowest = np.delete(left, first), np.delete(lowest, first)
             else:
                 left = left[:0]
             best = self._block(query, (heads, tails), limit if best is None else best.value) or best
-            if best is not None:
-                left = left[lowest[left] < best.value]
+            if best is not None and len(left):
+                better = lowest < best.value
+                left, lowest = left[better], lowest[better]
         return best
 
     def _coarse(self, query: Query) -> Query:
-        """The query without the bound that `hopeless` has looked after."""
+        """The query without the bound that `hopeful` has looked after."""
         if self.halves.prepared.most_drop == math.inf:
             return query
         return Query(query.measure, [bound for bound in query.bounds if bound.name != "max_drop"])

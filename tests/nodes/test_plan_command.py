@@ -41,6 +41,26 @@ def test_json_has_all_of_it_and_the_plan_file_runs_as_fixed(tmp_path: Path) -> N
     assert again["cost"]["latency_s"] == found["cost"]["latency_s"]
 
 
+def test_bounds_that_cannot_be_met_are_named_and_the_nearest_plan_given() -> None:
+    found = json.loads(run("--json", "--max-latency", "100us", "--objective", "latency"))
+    assert found["violated"] == "max_latency_s"
+    least = json.loads(run("--json", "--objective", "latency"))
+    assert found["plan"]["stages"] == least["plan"]["stages"]
+    assert "no plan keeps the bound max_latency_s" in run("--max-latency", "100us")
+
+
+def test_privacy() -> None:
+    """On a device so slow that the picture would go at once, the first blocks stay all the same."""
+    slow = ("--json", "--node", "device=1G", "--node", "edge=200G", "--node", "cloud=2T")
+    assert json.loads(run(*slow))["plan"]["stages"][0]["until"] == "input"
+    kept = json.loads(run(*slow, "--private-until", "stem.3"))
+    assert kept["violated"] is None
+    assert kept["plan"]["stages"][0]["until"] not in {"input", "stem.0"}
+    near = json.loads(run(*slow, "--pictures-stay"))
+    cloud = [index for index, stage in enumerate(near["plan"]["stages"]) if stage["tier"] == "cloud"]
+    assert all(near["plan"]["stages"][index - 1]["until"] != "input" for index in cloud)
+
+
 def test_sweep() -> None:
     points = json.loads(run("--sweep", "device-edge=1:200Mbps", "--json"))
     assert points[0]["bps"] == pytest.approx(1e6)
