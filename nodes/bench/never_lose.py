@@ -12,16 +12,19 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import typer
 
 from nodes.bench.report import Bar, BenchReport, Cell
+from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
 from pipeline.plan import Plan, Tier
@@ -59,6 +62,9 @@ SECONDS = 60.0
 CAMERA_FPS = 2.0
 """For latency: slow enough that most plans keep up."""
 
+ROUNDS = len(MODELS) * len(DEVICE_SPEEDS)
+"""Until every cell has been."""
+
 LEAST_OF_BEST = 0.99
 LEAST_OF_ORACLE = 0.90
 
@@ -83,22 +89,69 @@ class Case:
         return self.objective.partition(",")[0]
 
 
-def run(folder: Path | None = None, full: bool = False, every: int = 1, seconds: float = SECONDS) -> BenchReport:
+def run(
+    folder: str = "",
+    rounds: int = 1,
+    seconds: float = SECONDS,
+    part: str = "1/1",
+    results: str = "",
+) -> BenchReport:
     """Simulate the cells.
 
     Args:
-        folder: of trace files; None for `../shared/data/traces` where it is there, or else the library's traces.
-        full: every cell; otherwise one per trace and objective, with networks and speeds in turn (minutes).
-        every: only every so many of these cells.
-        seconds: of each simulation.
+        folder: of trace files; empty for `../shared/data/traces` where it is there, or else the library's traces.
+        rounds: over all traces and objectives; in each, every one of them has another network and speed, and
+            after 18 rounds all 972 cells of 27 traces have been.
+        seconds: of each simulation, from the beginning of the trace.
+        part: `3/12` for the third of twelve slices of these cells.
+        results: a file of JSON lines: cells that are in it are taken from there, new ones are added as soon as they are
+            done. Several processes may share it.
+
+    Raises:
+        ConfigError: a slice that cannot be.
     """
-    traces = load_traces(folder)
-    cases = list(_cases(traces, full))[::every]
+    cases = sliced(ordered(load_traces(Path(folder) if folder else None), rounds), part)
+    kept = Path(results) if results else None
+    known = _read(kept)
     rows: list[dict[str, Cell]] = []
-    for case in cases:
-        values = measure(case, seconds)
-        rows.append({"trace": case.trace.name, "model": case.model, "speed": case.speed, "goal": case.goal, **values})
+    for number, case in enumerate(cases):
+        row = known.get((case.name, seconds))
+        if row is None:
+            began_s = time.monotonic()
+            place: dict[str, Cell] = {"trace": case.trace.name, "model": case.model, "speed": case.speed}
+            row = {**place, "goal": case.goal, "seconds": seconds, **measure(case, seconds)}
+            row["wall s"] = round(time.monotonic() - began_s, 2)
+            _append(kept, row)
+            typer.echo(f"{number + 1}/{len(cases)} {case.name}: {row['wall s']} s", err=True)
+        rows.append(row)
     return _report(rows, seconds)
+
+
+def sliced(cases: Sequence[Case], part: str) -> list[Case]:
+    """One of several equal runs of the cells.
+
+    Raises:
+        ConfigError: not `k/n` with k from 1 to n.
+    """
+    first, _, of = part.partition("/")
+    if not (first.isdecimal() and of.isdecimal() and 1 <= int(first) <= int(of)):
+        raise ConfigError(f"slice {part!r}", "not a part of a whole", "give 3/12 for the third of twelve")
+    number, count = int(first), int(of)
+    return list(cases[len(cases) * (number - 1) // count : len(cases) * number // count])
+
+
+def _read(results: Path | None) -> dict[tuple[str, float], dict[str, Cell]]:
+    if results is None or not results.exists():
+        return {}
+    rows: list[dict[str, Cell]] = [msgspec.json.decode(line) for line in results.read_bytes().splitlines()]
+    names = ("trace", "model", "speed", "goal")
+    return {(" ".join(str(row[name]) for name in names), _value(row, "seconds")): row for row in rows}
+
+
+def _append(results: Path | None, row: dict[str, Cell]) -> None:
+    if results is not None:
+        with results.open("ab") as file:
+            file.write(msgspec.json.encode(row) + b"\n")
 
 
 def load_traces(folder: Path | None = None) -> list[Trace]:
@@ -110,13 +163,16 @@ def load_traces(folder: Path | None = None) -> list[Trace]:
     return [read_traces(path)[0].named(f"{path.parent.name}/{path.stem[:28]}{path.suffix}") for path in files]
 
 
-def _cases(traces: Sequence[Trace], full: bool) -> Iterator[Case]:
+def ordered(traces: Sequence[Trace], rounds: int = ROUNDS) -> list[Case]:
+    """The cells, so that any run of them is a fair sample: each round has every trace and objective once."""
     grid = list(itertools.product(MODELS, DEVICE_SPEEDS))
-    for number, (trace, objective) in enumerate(itertools.product(traces, OBJECTIVES)):
+    pairs = list(itertools.product(traces, OBJECTIVES))
+    cases = []
+    for turn, (number, (trace, objective)) in itertools.product(range(min(rounds, ROUNDS)), enumerate(pairs)):
         # 7 has no factor in common with the 18 pairs: in turn, all of them come up.
-        chosen = grid if full else [grid[(7 * number + number // 18) % len(grid)]]
-        for model, speed in chosen:
-            yield Case(trace, model, speed, objective)
+        model, speed = grid[(7 * number + number // ROUNDS + turn) % ROUNDS]
+        cases.append(Case(trace, model, speed, objective))
+    return cases
 
 
 def measure(case: Case, seconds: float = SECONDS) -> dict[str, float]:

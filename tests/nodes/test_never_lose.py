@@ -1,0 +1,68 @@
+"""The cells of `bench never_lose`: a fair order, slices that make up the whole, and a run that goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from nodes.bench import never_lose
+from nodes.bench.never_lose import OBJECTIVES, ROUNDS, Case, ordered, sliced
+from pipeline.errors import ConfigError
+from scheduler.simulate.scenario import ORACLE
+from traces.trace import Trace
+
+TRACES = [Trace.constant(rate).named(f"trace-{number}") for number, rate in enumerate((1e6, 2e6, 5e6, 1e7, 1e8))]
+
+
+def names(cases: list[Case]) -> list[str]:
+    return [case.name for case in cases]
+
+
+def test_every_round_has_every_trace_under_every_objective_and_all_rounds_have_every_cell() -> None:
+    cases = ordered(TRACES)
+    size = len(TRACES) * len(OBJECTIVES)
+    assert len(set(names(cases))) == len(cases) == size * ROUNDS
+    for start in range(0, len(cases), size):
+        found = {(case.trace.name, case.objective) for case in cases[start : start + size]}
+        assert len(found) == size
+    assert names(ordered(TRACES, 3)) == names(cases)[: 3 * size]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 500])
+def test_slices_make_up_the_whole(count: int) -> None:
+    cases = ordered(TRACES, 2)
+    slices = [sliced(cases, f"{number}/{count}") for number in range(1, count + 1)]
+    assert [name for part in slices for name in names(part)] == names(cases)
+    assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+@pytest.mark.parametrize("part", ["", "3", "0/2", "3/2", "1/0", "a/b", "-1/2", "1/2/3"])
+def test_a_slice_that_cannot_be_is_refused(part: str) -> None:
+    with pytest.raises(ConfigError, match="slice"):
+        sliced(ordered(TRACES, 1), part)
+
+
+def test_a_run_goes_on_from_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def measure(case: Case, seconds: float) -> dict[str, float]:
+        asked.append(case.name)
+        rivals = dict.fromkeys((*never_lose.RIVALS, never_lose.BEST_FIXED), 1.0)
+        return {**rivals, never_lose.OURS: 2.0 + len(asked), ORACLE: 100.0}
+
+    monkeypatch.setattr(never_lose, "measure", measure)
+    monkeypatch.setattr(never_lose, "load_traces", lambda folder: TRACES)
+    kept = tmp_path / "cells.jsonl"
+    results = str(kept)
+    never_lose.run(part="1/2", results=results)
+    half = list(asked)
+    whole = never_lose.run(results=results)
+    assert len(half) == len(set(asked)) - len(half) == len(TRACES)
+    assert len(asked) == len(whole.rows) == len(kept.read_bytes().splitlines())
+    assert never_lose.run(results=results).rows == whole.rows
+    assert len(asked) == len(whole.rows)
+    never_lose.run(seconds=5.0, part="1/10", results=results)  # another length is another figure
+    assert len(asked) == len(whole.rows) + 1
+    assert msgspec.json.decode(kept.read_bytes().splitlines()[-1])["seconds"] == 5.0
