@@ -1,7 +1,7 @@
 """How many frames of one segment a node computes together: as many as wait anyway, and as few as are the fastest.
 
-Nothing is ever waited for. Frames that wait in front of a stage, of other streams than the first, and want the same
-segment may be computed as one batch. A size is used only where its measured time per frame is lower, and only where it
+Nothing is ever waited for. Frames of other streams that wait behind the first one, and want the same segment, may be
+computed with it as one batch. A size is used only where its measured time per frame is lower, and only where it
 gives what the frames give one by one, which its first batches are checked for: bit for bit (`EXACT`), or to rounding
 (`ROUNDING`). A library may add up in another order for another size; on a CPU that is the rule where batches gain.
 """

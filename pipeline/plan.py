@@ -118,7 +118,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def nodes(self) -> tuple[str, ...]:
         """Names of the nodes that the plan needs; tile workers are not among them (any may leave)."""
-        return tuple(stage.node for stage in self.stages)
+        return tuple([stage.node for stage in self.stages])  # a list: this is asked for thousands of times a second
 
     def hop_of(self, node: str) -> int:
         """Position of the node's stage.

@@ -24,6 +24,9 @@ MAX_WORKERS = 8
 STEP = 0.03
 """Estimates that moved by less than this share are the same to the planner: it is not asked again."""
 
+FPS_STEP, RTT_STEP_S, UNCERTAINTY_STEP = 0.1, 0.001, 0.1
+"""The same for the other figures of a world, absolute."""
+
 LinkName = tuple[str, str]
 
 
@@ -162,15 +165,33 @@ def _behind(edges: tuple[str, ...], clouds: tuple[str, ...], workers: tuple[str,
     return (pair for left, right in pairs for pair in itertools.product(left, right))
 
 
-def digest(world: World) -> object:
-    """Equal for two worlds that are the same to a planner, up to `STEP`."""
-    links = tuple(
-        (name, _rounded(each.goodput_bps), round(each.rtt_s, 3), round(each.uncertainty, 1))
-        for name, each in world.links.items()
+def alike(one: World, other: World) -> bool:
+    """Whether two worlds are the same to a planner: no estimate moved by more than `STEP`."""
+    return (
+        one.current == other.current
+        and one.settings == other.settings
+        and abs(one.fps - other.fps) < FPS_STEP
+        and [(each.name, each.profile) for each in one.candidates]
+        == [(each.name, each.profile) for each in other.candidates]
+        and one.links.keys() == other.links.keys()
+        and all(_alike_links(each, other.links[name]) for name, each in one.links.items())
+        and all(_alike_loads(each, other.loads[name]) for name, each in one.loads.items())
     )
-    loads = tuple((name, _rounded(each.slowdown), round(each.uncertainty, 1)) for name, each in world.loads.items())
-    names = tuple((each.name, each.profile) for each in world.candidates)
-    return (names, links, loads, world.settings, round(world.fps, 1), world.current)
+
+
+def _alike_links(one: LinkEstimate, other: LinkEstimate) -> bool:
+    return (
+        abs(one.goodput_bps - other.goodput_bps) <= STEP * other.goodput_bps
+        and abs(one.rtt_s - other.rtt_s) <= RTT_STEP_S
+        and abs(one.uncertainty - other.uncertainty) <= UNCERTAINTY_STEP
+    )
+
+
+def _alike_loads(one: LoadEstimate, other: LoadEstimate) -> bool:
+    return (
+        abs(one.slowdown - other.slowdown) <= 1.01 * STEP * other.slowdown
+        and abs(one.uncertainty - other.uncertainty) <= UNCERTAINTY_STEP
+    )
 
 
 def _rounded(value: float) -> int:

@@ -11,7 +11,7 @@ import msgspec
 from pipeline.errors import AnabranchError
 from pipeline.plan import Plan
 from scheduler.events import DecisionRecord
-from scheduler.outlook import Outlook, digest
+from scheduler.outlook import Outlook, alike
 from scheduler.policy import Gain, Offer, gain
 from scheduler.problem import LinkEstimate
 from scheduler.streams import MAX_DRAINING, StreamState, participants, same, signature
@@ -79,11 +79,10 @@ class PlanDesk:
 
     def _advice(self, state: StreamState, world: World, now: float) -> Advice | None:
         """The planner's answer; the one before, where its world is the same still."""
-        key = digest(world)
-        if state.advice is not None and key == state.advised_for:
+        if state.advice is not None and state.advised_for is not None and alike(state.advised_for, world):
             return state.advice
         try:
-            state.advice, state.advised_for = self._advisor.advise(world), key
+            state.advice, state.advised_for = self._advisor.advise(world), world
         except AnabranchError as error:
             state.advice, state.advised_for = None, None
             self._complain(state, str(error), now)

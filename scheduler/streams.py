@@ -23,7 +23,7 @@ from scheduler.events import DecisionRecord, StreamSettings
 from scheduler.policy import Gain, SwitchPolicy
 from scheduler.registry import NodeRecord
 from scheduler.reports import Endpoints, StreamReport
-from scheduler.world import Advice
+from scheduler.world import Advice, World
 
 PREPARE_TIMEOUT_S = 30.0
 """A plan that is not ready by then is given up; building and warming a segment takes seconds."""
@@ -120,7 +120,7 @@ class StreamState:
     """The device's figures just before the latest switch, until its gain is measured."""
     switched_gain: Gain | None = None
     advice: Advice | None = None
-    advised_for: object = None
+    advised_for: World | None = None
     """What `advice` rested on."""
     kept: str = ""
     """Signature of the plan that was last offered and not taken, so that it is logged once."""
@@ -307,7 +307,7 @@ class StreamState:
 
     def banned_node(self, node: str, now: float) -> bool:
         """Whether the node refused a plan, or was not ready in time, lately."""
-        return self._is_banned(f"node {node}", now)
+        return bool(self.bans) and self._is_banned(f"node {node}", now)
 
     def _ban(self, key: str, nodes: frozenset[str], now: float, rest_s: float) -> None:
         last = self.bans.pop(key, None)
@@ -429,8 +429,7 @@ class StreamState:
 
 def participants(plan: Plan) -> tuple[str, ...]:
     """Names of all nodes with a part in the plan, tile workers included."""
-    workers = plan.tiles.workers if plan.tiles is not None else ()
-    return tuple(dict.fromkeys((*plan.nodes, *workers)))
+    return plan.nodes if plan.tiles is None else tuple(dict.fromkeys((*plan.nodes, *plan.tiles.workers)))
 
 
 def device_only(stream: str, device: str, model: str, epoch: int) -> Plan:
