@@ -1,0 +1,167 @@
+"""A long live run under a changing link and a random fault each minute: nothing lost, and nothing grows.
+
+Resident memory, file handles (sockets are among them), threads and connections of every process are sampled all the
+while. `growth` is what a straight line through the second half's samples gains; `noise` is how far the samples are
+from that line (two standard deviations). A process that was started anew counts from a minute after its start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from nodes.bench._chaos import NAMES, Chaos, Scene
+from nodes.bench.report import Bar, BenchReport, Cell
+from nodes.bench.switch import VIDEO
+from nodes.machine import machine_profile
+from pipeline.model.spec import load_model
+from pipeline.plan import Tier
+
+MINUTES = 60.0
+FAULT_S = 60.0
+SAMPLE_S = 2.0
+SETTLED_S = 60.0
+"""A process fills its caches, windows and allocator meanwhile."""
+
+LEAST_SAMPLES = 10
+FPS = 4.0
+"""Modest: under a quarter of a core for all processes together."""
+
+TRACE = "lte-driving-1.up"
+MODEL = "builtin"
+TILE_WORKERS = 1
+SEED = 9
+SLACK_MIB = 1.0
+"""Beyond noise: an allocator's arena that was taken once."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One process at one time."""
+
+    name: str
+    pid: int
+    at_s: float
+    age_s: float
+    rss: int
+    handles: int
+    threads: int
+    connections: int
+    cpu_s: float
+
+
+def run(minutes: float = MINUTES) -> BenchReport:
+    """Run it for so long."""
+    torch.set_num_threads(1)
+    model = load_model(MODEL)
+    rng, samples, done = random.Random(SEED), list[Sample](), list[str]()
+    source = str(VIDEO) if VIDEO.exists() else "scene:"
+    with tempfile.TemporaryDirectory() as folder:
+        profile = Path(folder) / "profile.json"
+        machine_profile(model.captured).save(profile)
+        scene = Scene(
+            MODEL, source, fps=FPS, tile_workers=TILE_WORKERS, traces={(Tier.DEVICE, Tier.EDGE): TRACE}, exact=False,
+            scheduler=("--planner", "joint", "--profile", f"*={profile}"),
+        )  # fmt: skip
+        chaos = Chaos(Path(folder), model, scene)
+        with chaos.running():
+            begin_s = time.monotonic()
+            fault_s = begin_s + FAULT_S
+            while (now := time.monotonic()) < begin_s + 60.0 * minutes:
+                samples += _sampled(chaos, now - begin_s)
+                if now >= fault_s:
+                    done.append(chaos.hurt(rng))
+                    fault_s += FAULT_S
+                chaos.done.wait(SAMPLE_S)
+            chaos.mend_all()
+        disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        return _report(chaos, samples, done, minutes, disk)
+
+
+def _sampled(chaos: Chaos, at_s: float) -> list[Sample]:
+    pids = {NAMES[Tier.DEVICE]: os.getpid()}
+    pids |= {name: child.process.pid for name, child in chaos.family.children.items() if child.is_running}
+    found = []
+    for name, pid in pids.items():
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            with process.oneshot():
+                times = process.cpu_times()
+                found.append(
+                    Sample(
+                        name, pid, at_s, time.time() - process.create_time(), process.memory_info().rss,
+                        process.num_fds(), process.num_threads(), len(process.net_connections("tcp")),
+                        times.user + times.system,
+                    )
+                )  # fmt: skip
+    return found
+
+
+def _report(chaos: Chaos, samples: list[Sample], done: list[str], minutes: float, disk: int) -> BenchReport:
+    half_s = 30.0 * minutes
+    rows: list[dict[str, Cell]] = []
+    for name, pid in dict.fromkeys((each.name, each.pid) for each in samples):
+        life = [each for each in samples if each.pid == pid]
+        late = [each for each in life if each.at_s >= half_s and each.age_s >= min(SETTLED_S, half_s)]
+        if len(late) >= LEAST_SAMPLES:
+            rows.append(_row(name, life, late))
+    account, ledger = chaos.account, chaos.device.admission.ledger
+    cpu_s = sum(_spent(samples, pid) for pid in {each.pid for each in samples})
+    bars = [
+        Bar("unaccounted frames", chaos.unaccounted, 0, "max"),
+        Bar("results out of order", account.out_of_order, 0, "max"),
+        Bar("growth of memory beyond noise, MiB", max(_over(row) for row in rows), SLACK_MIB, "max"),
+        Bar("growth of handles", max(int(row["handles grown"] or 0) for row in rows), 0, "max"),
+        Bar("growth of threads", max(int(row["threads grown"] or 0) for row in rows), 0, "max"),
+    ]
+    notes = [
+        f"{minutes:g} minutes, {ledger.admitted} frames, {len(chaos.faults)} faults: {', '.join(done)}",
+        f"admitted again {dict(ledger.readmissions)}; {cpu_s / (60 * minutes):.2f} cores for all processes together; "
+        f"{disk / 2**20 / minutes:.2f} MiB of logs and events a minute",
+    ]
+    return BenchReport("soak", rows, bars, notes)
+
+
+def _row(name: str, life: Sequence[Sample], late: Sequence[Sample]) -> dict[str, Cell]:
+    at_s = np.array([each.at_s for each in late])
+    rss = np.array([each.rss for each in late]) / 2**20
+    slope, offset = np.polyfit(at_s, rss, 1)
+    noise = 2.0 * float(np.std(rss - (slope * at_s + offset)))
+    third = max(1, len(late) // 3)
+    return {
+        "process": name,
+        "seconds": round(life[-1].at_s - life[0].at_s),
+        "rss MiB": round(float(rss.mean()), 1),
+        "growth MiB": round(float(slope * (at_s[-1] - at_s[0])), 2),
+        "noise MiB": round(noise, 2),
+        "handles": late[-1].handles,
+        "handles grown": _grown([each.handles for each in late], third),
+        "threads": late[-1].threads,
+        "threads grown": _grown([each.threads for each in late], third),
+        "connections": late[-1].connections,
+    }
+
+
+def _grown(counts: Sequence[int], third: int) -> int:
+    """By how much the last third's median is above the first's; a fault in between moves it up and down again."""
+    return round(statistics.median(counts[-third:]) - max(counts[:third]))
+
+
+def _over(row: dict[str, Cell]) -> float:
+    return float(row["growth MiB"] or 0.0) - float(row["noise MiB"] or 0.0)
+
+
+def _spent(samples: Sequence[Sample], pid: int) -> float:
+    spent = [each.cpu_s for each in samples if each.pid == pid]
+    return spent[-1] - spent[0]
