@@ -204,8 +204,8 @@ class DeviceNode(Node):
         elif isinstance(header, FrameHeader | DropNotice):
             # Nobody but who was sent the frame knows the number of the attempt: what names another is late, or forged.
             if header.stream != self.stream.stream or not self.admission.expects(header.frame, header.attempt):
+                # Nobody is blamed: a node passes on whatever it was sent, and would be cut off for a stranger's frames.
                 self.admission.count_unasked(header.frame)
-                self.loop.links.door.blame(incoming.source, f"frame {header.frame} is not waited for")
             elif isinstance(header, FrameHeader):
                 self._take(incoming.message)
             else:

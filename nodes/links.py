@@ -14,6 +14,9 @@ from scheduler.timing import CrossingLog, RoundTrip
 MAX_PEERS = 64
 """Links that a node keeps figures of; the one heard of longest ago is forgotten first."""
 
+MAX_ECHO_S = 60.0
+"""A ping that is answered later than this is not taken for one."""
+
 NS = 1e-9
 
 
@@ -51,7 +54,7 @@ class LinkMeter:
                 self._log(header.node).finished(message.payload_bytes, received_s, held=held)
             elif isinstance(header, Probe):
                 self._log(header.node).finished(message.payload_bytes, received_s, probe=True, held=held)
-            elif isinstance(header, Pong):
+            elif isinstance(header, Pong) and _is_plausible(header, received_s):
                 self._log(header.node).echoed(_round_trip(header, received_s))
 
     def refuse(self, reason: str) -> None:
@@ -76,6 +79,12 @@ class LinkMeter:
         while len(self._logs) > MAX_PEERS:
             self._logs.popitem(last=False)
         return log
+
+
+def _is_plausible(pong: Pong, returned_s: float) -> bool:
+    """Whether a pong may answer a ping of this node: an older one tells nothing, and others are made up."""
+    age_s = returned_s - pong.sent_ns * NS
+    return 0.0 <= age_s <= MAX_ECHO_S and 0 <= (pong.answered_ns - pong.received_ns) * NS <= age_s
 
 
 def _round_trip(pong: Pong, returned_s: float) -> RoundTrip:

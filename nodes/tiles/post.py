@@ -284,27 +284,23 @@ class Post:
         if isinstance(header, TileDone):
             self._take(header, incoming)
         elif isinstance(header, TileReady):
-            self._take_ready(header, incoming)
+            self._take_ready(header)
         elif isinstance(header, Ping):
             self._sending.offer(_Letter(header.node, Message(answer(self.name, header, incoming.received_s))))
         elif not isinstance(header, Head | Pong):
             self.links.refuse("misplaced")
             self.links.door.blame(incoming.source, f"a {type(header).__name__} where tiles belong")
 
-    def _take_ready(self, header: TileReady, incoming: Incoming) -> None:
+    def _take_ready(self, header: TileReady) -> None:
         with self._changed:
             is_asked = (header.order, header.node) in self._ready
             if is_asked:
                 self._ready[header.order, header.node] = header
                 self._changed.notify_all()
         if not is_asked:
-            self._unasked(incoming)
+            self.counts["unasked"] += 1
         elif not header.refused and self._roster.answered(header.node):
             self._on_news()
-
-    def _unasked(self, incoming: Incoming) -> None:
-        self.counts["unasked"] += 1
-        self.links.door.blame(incoming.source, f"a {type(incoming.message.header).__name__} that nobody waits for")
 
     def _take(self, header: TileDone, incoming: Incoming) -> None:
         message, received_s = incoming.message, incoming.received_s
@@ -316,7 +312,7 @@ class Post:
                 self._on_news()
             return
         if request is None or request.part.worker != header.node:
-            self._unasked(incoming)
+            self.counts["unasked"] += 1  # of nobody's making but who gave the worker a tile in this node's name
             return
         if header.refused:
             logger.warning("%s refuses a tile: %s", header.node, header.refused)

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -19,10 +20,12 @@ from nodes.node import NodeSettings
 from nodes.sockets import SocketFactory
 from nodes.tile import TileNode
 from pipeline.frames import wire
-from pipeline.frames.wire import Message, Ping
+from pipeline.frames.wire import Head, Message, Ping, Pong
 from pipeline.plan import Tier
+from scheduler.events import decode_report, encode
 from scheduler.handmade import Tiling, plan_of, tiled
 from scheduler.patience import BUDGET, BURST, PROBATION_BUDGET, PROBATION_S, Patience, Source
+from scheduler.reports import Report
 from tests.nodes.processes import eventually
 from tests.nodes.tiny import BEAT_S, NAMES, Deployment
 
@@ -146,6 +149,21 @@ def test_less_is_borne_with_from_where_somebody_was_cut_off_and_not_for_ever() -
     assert not any(patience.refused(late, 2.0 + 2 * PROBATION_S) for _ in range(BUDGET))
 
 
+def test_made_up_figures_do_not_get_into_a_node_s_own_report() -> None:
+    links, now = LinkMeter(), time.monotonic()
+    now_ns = int(now * 1e9)
+    for times in ((1, 1 << 61, 2), (1, 2, 1 << 61), (now_ns + 10**12, 5, 6), (now_ns - 10**6, 7, 1 << 61)):
+        links.saw(Message(Pong("edge-1", *times)), now)
+    links.saw(Message(Head("edge-1", (1 << 62) - 1)), now)
+    links.saw(Message(Head("edge-2", 1 << 61)), now)
+    report = Report("cloud-1", Tier.CLOUD, "i", 1, now, links=links.reports())
+    assert decode_report(encode(report)) == report, "or its node would be taken for dead"
+    assert all(link.rtt_s is None for link in report.links)
+    links.saw(Message(Pong("edge-1", now_ns - 10**7, 5, 10**6)), now)
+    (rtt_s,) = (link.rtt_s for link in links.reports() if link.peer == "edge-1")
+    assert rtt_s is not None and 0.005 < rtt_s < 0.011
+
+
 def test_a_rare_refusal_is_forgiven() -> None:
     patience, source = Patience(), Source(7, "10.0.0.1", 1)
     assert not any(patience.refused(source, float(second)) for second in range(100 * BUDGET))
@@ -167,7 +185,10 @@ def test_a_message_without_end_is_cut_off(inbox: tuple[str, LinkMeter, list[Inco
         honest.connect(endpoint)
         honest.send_multipart(wire.encode(Message(Ping("honest", 1))))
         eventually(lambda: len(taken) == 1, "the honest peer's ping is taken")
-        with socket.create_connection((host, int(port))) as connection, pytest.raises(OSError, match=r"pipe|reset"):
+        with (
+            socket.create_connection((host, int(port)), 10.0) as connection,
+            pytest.raises(OSError, match=r"pipe|reset|timed out"),
+        ):
             connection.sendall(GREETING)
             connection.recv(64)
             connection.sendall(READY)
