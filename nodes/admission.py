@@ -17,12 +17,12 @@ from enum import StrEnum
 from torch import Tensor
 
 from nodes.epochs import EpochStore
-from nodes.meter import Rate, Series
 from pipeline.frames.ledger import Entry, Ledger
 from pipeline.frames.sources import Frame
 from pipeline.frames.wire import FrameHeader
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
+from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import torch
 
 from nodes.config import read_deployment
 from nodes.parsing import parse_names, read_graph
+from nodes.replayed import TrueRates, read_links
 from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
@@ -22,13 +23,18 @@ from scheduler.advising import PlannerAdvisor
 from scheduler.advisor import NoAdvisor
 from scheduler.catalogue import MeasuredCatalogue
 from scheduler.core import CoreConfig, SchedulerCore
-from scheduler.events import StreamSettings
+from scheduler.events import VIEWERS, StreamSettings
+from scheduler.foresight import ORACLE, Foresight, OracleCore
 from scheduler.handmade import Tiling, plan_of, tiled
+from scheduler.insisting import Insisting
+from scheduler.joined import Joined
 from scheduler.objective import Objective
 from scheduler.packing import arithmetic, measured
 from scheduler.planners import make
+from scheduler.problem import Problem
 from scheduler.profile import Profile
 from scheduler.profile import load as load_profile
+from scheduler.service import Core
 from scheduler.world import Advisor
 
 FIXED = "fixed"
@@ -52,6 +58,8 @@ class Deciding:
     """NODE=FILE each; `*=FILE` for the nodes that have none of their own."""
     calibration: Path | None = None
     objective: Objective = field(default_factory=lambda: Objective(max_drop=MAX_DROP))
+    links: Path | None = None
+    """`links.json` of a replay: the links that there are. Without it, any two nodes may be joined."""
     tiling: Tiling = field(default_factory=Tiling)
     incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
     """Of this start; a log is replayed under the one that its header names."""
@@ -71,7 +79,7 @@ class Deciding:
         )  # fmt: skip
 
 
-def build_core(deciding: Deciding) -> tuple[SchedulerCore, bytes]:
+def build_core(deciding: Deciding) -> tuple[Core, bytes]:
     """The core, and the header line of its event log.
 
     Raises:
@@ -80,20 +88,47 @@ def build_core(deciding: Deciding) -> tuple[SchedulerCore, bytes]:
     graph = read_graph(deciding.graph) if deciding.graph else _graph(deciding)
     settings = StreamSettings(planner=deciding.planner, objective=deciding.objective, plan=_fixed_plan(deciding, graph))
     config = CoreConfig(deciding.incarnation, model=graph.fingerprint, settings=settings)
-    return SchedulerCore(_advisor(deciding, graph), config), _header(deciding, graph, settings)
+    core = SchedulerCore(_advisor(deciding, graph), config)
+    header = _header(deciding, graph, settings)
+    if deciding.planner == ORACLE:
+        return OracleCore(core, _foresight(deciding, graph), settings), header
+    return core, header
 
 
 def _advisor(deciding: Deciding, graph: ModelGraph) -> Advisor:
-    if deciding.planner == FIXED:
+    if deciding.planner in (FIXED, ORACLE):
         return NoAdvisor()
+    advisor = Insisting(PlannerAdvisor(_catalogue(deciding, graph), {deciding.planner: make(deciding.planner)}))
+    return advisor if deciding.links is None else Joined(advisor, read_links(deciding.links))
+
+
+def _catalogue(deciding: Deciding, graph: ModelGraph) -> MeasuredCatalogue:
     if not deciding.profiles:
         mend = "measure one on each machine with `anabranch profile`, and name it with --profile NODE=FILE"
         raise ConfigError(f"planner {deciding.planner}", "it needs the nodes' profiles", mend)
     profiles = dict(_profile(text, graph) for text in deciding.profiles)
     # Without a calibration, arithmetic: under it only exact codecs keep a bound on the accuracy drop.
-    packing = measured(graph, deciding.calibration) or arithmetic(graph)
-    catalogue = MeasuredCatalogue(graph, profiles, packing)
-    return PlannerAdvisor(catalogue, {deciding.planner: make(deciding.planner)})
+    return MeasuredCatalogue(graph, profiles, measured(graph, deciding.calibration) or arithmetic(graph))
+
+
+def _foresight(deciding: Deciding, graph: ModelGraph) -> Foresight:
+    if deciding.links is None:
+        raise ConfigError(f"planner {ORACLE}", "it needs traces to know ahead", "use it in a replay")
+    catalogue = _catalogue(deciding, graph)
+    nodes = parse_names(deciding.nodes)
+    times = {name: catalogue.times(graph.fingerprint, name, "") for name in nodes.values()}
+    problem = Problem(
+        graph=graph,
+        stream=VIEWERS,
+        nodes=nodes,
+        times={name: found for name, found in times.items() if found is not None},
+        packing=catalogue.packing(graph.fingerprint),
+        links={},
+        objective=deciding.objective,
+    )
+    tiers = {name: tier for tier, name in nodes.items()}
+    hops = {name: (tiers[name[0]], tiers[name[1]]) for name in read_links(deciding.links)}
+    return Foresight(problem, TrueRates(deciding.links, hops).ahead)
 
 
 def _profile(text: str, graph: ModelGraph) -> tuple[str, Profile]:

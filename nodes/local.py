@@ -16,16 +16,14 @@ from nodes.admission import Admit
 from nodes.deciding import FIXED, MAX_DROP
 from nodes.launch import Child, Family, failure
 from nodes.local_links import LocalLinks
-from nodes.machine import machine_profile
+from nodes.machine import emulated_profile
 from nodes.summary import Summary, create_run_folder
 from nodes.view import Watch, follow
 from pipeline.errors import NodeError
 from pipeline.frames.sources import open_source
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier
-from scheduler.catalogue import slowed
 from scheduler.handmade import Tiling, plan_of, tiled, worker_name
-from scheduler.profile import Profile
 
 READY_TIMEOUT_S = 300.0
 """A node loads and captures its model before it is ready: half a minute for Inception-v4 on a busy core."""
@@ -59,8 +57,10 @@ class RunSettings:
     calibration: Path | None = None
     links: Mapping[tuple[Tier, Tier], str] = field(default_factory=dict)
     """Trace (file, library name or rate) of each link that is shaped."""
-    delay_s: float = 0.0
-    """One way, on every shaped link."""
+    delays: Mapping[tuple[Tier, Tier], float] = field(default_factory=dict)
+    """One way, in seconds, of each shaped link."""
+    seconds: float | None = None
+    """The source is taken to end after so long."""
     tiling: Tiling = field(default_factory=Tiling)
     """Of the fixed planner's plan."""
 
@@ -91,13 +91,13 @@ class LocalRun:
         create_run_folder(self.settings.run_dir)
         open_source(self.settings.source, limit=self.settings.frames).close()
         graph_file = self._check_model()
-        profile = self._profile() if self.settings.policy != FIXED else None
+        profiles = self._profiles() if self.settings.policy != FIXED else []
         previous = signal.signal(signal.SIGINT, lambda *_: self._interrupted.set())
         terminated = signal.signal(signal.SIGTERM, lambda *_: self._interrupted.set())
         try:
-            links = LocalLinks(self.settings.names(), self.settings.links, self.settings.delay_s)
+            links = LocalLinks(self.settings.names(), self.settings.links, self.settings.delays)
             with links.running(), Family(self.settings.run_dir / "logs") as family:
-                self._start(family, links, graph_file, profile)
+                self._start(family, links, graph_file, profiles)
         finally:
             signal.signal(signal.SIGINT, previous)
             signal.signal(signal.SIGTERM, terminated)
@@ -114,14 +114,20 @@ class LocalRun:
         path.write_bytes(msgspec.json.encode(graph))
         return path
 
-    def _profile(self) -> Profile:
-        """This machine's profile of the model, measured once and kept."""
-        with self.console.status("measuring the model on this machine (once)"):
-            return machine_profile(self.model.captured, self.settings.torch_device)
+    def _profiles(self) -> list[str]:
+        """Options that name a file per node: this machine's profile at the node's speed, measured once and kept."""
+        arguments, settings = [], self.settings
+        for tier, name in settings.names().items():
+            path = settings.run_dir / f"profile-{name}.json"
+            with self.console.status("measuring the model on this machine (once)"):
+                speed = settings.speeds.get(tier, 1.0)
+                emulated_profile(self.model.captured, name, speed, settings.torch_device).save(path)
+            arguments += ["--profile", f"{name}={path}"]
+        return arguments
 
-    def _start(self, family: Family, links: LocalLinks, graph_file: Path, profile: Profile | None) -> None:
+    def _start(self, family: Family, links: LocalLinks, graph_file: Path, profiles: list[str]) -> None:
         names = self.settings.names()
-        scheduler = family.start("scheduler", self._scheduler_arguments(graph_file, profile))
+        scheduler = family.start("scheduler", self._scheduler_arguments(graph_file, profiles, links))
         family.wait_ready(scheduler, READY_TIMEOUT_S)
         address = f"{scheduler.endpoints['reports']},{scheduler.endpoints['plans']}"
         for tier in (Tier.CLOUD, Tier.EDGE):
@@ -172,9 +178,9 @@ class LocalRun:
         results = self.settings.run_dir / "results.jsonl"
         return results.exists() and results.stat().st_size > 0
 
-    def _scheduler_arguments(self, graph_file: Path, profile: Profile | None) -> list[str]:
+    def _scheduler_arguments(self, graph_file: Path, profiles: list[str], links: LocalLinks) -> list[str]:
         settings = self.settings
-        profiles = [] if profile is None else self._write_profiles(profile)
+        shaped = ["--links", str(links.note(settings.run_dir))] if links.are_shaped else []
         nodes = ",".join(f"{tier}={name}" for tier, name in settings.names().items())
         return [
             "scheduler", "--reports", "tcp://127.0.0.1:*", "--plans", "tcp://127.0.0.1:*", "--graph", str(graph_file),
@@ -182,18 +188,9 @@ class LocalRun:
             "--tiles", str(settings.tiling.count), "--tile-stacks", settings.tiling.stacks,
             "--tile-codec", settings.tiling.codec,
             "--log", str(settings.run_dir / "events.jsonl"), "--planner", settings.policy,
-            "--objective", settings.objective, "--max-drop", str(settings.max_drop), *profiles,
+            "--objective", settings.objective, "--max-drop", str(settings.max_drop), *profiles, *shaped,
             *(["--calibration", str(settings.calibration)] if settings.calibration else []),
         ]  # fmt: skip
-
-    def _write_profiles(self, profile: Profile) -> list[str]:
-        """A file per node: the machine's profile at the node's emulated speed."""
-        arguments = []
-        for tier, name in self.settings.names().items():
-            path = self.settings.run_dir / f"profile-{name}.json"
-            slowed(profile, name, self.settings.speeds.get(tier, 1.0)).save(path)
-            arguments += ["--profile", f"{name}={path}"]
-        return arguments
 
     def _node_arguments(self, tier: Tier, address: str, links: LocalLinks) -> list[str]:
         name = self.settings.names()[tier]
@@ -217,7 +214,12 @@ class LocalRun:
             "--first-plan-timeout", str(READY_TIMEOUT_S),
             *(["--needs-plan"] if settings.policy == FIXED else []),
         ]  # fmt: skip
-        optional = {"--frames": settings.frames, "--labels": settings.labels, "--annotate": settings.annotate}
+        optional = {
+            "--frames": settings.frames,
+            "--seconds": settings.seconds,
+            "--labels": settings.labels,
+            "--annotate": settings.annotate,
+        }
         for flag, value in optional.items():
             if value is not None:
                 arguments += [flag, str(value)]

@@ -76,7 +76,7 @@ class Node:
         self.speed = EmulatedSpeed(settings.emulate_speed)
         self.stopping = threading.Event()
         self.agent: Agent | None = None
-        self._load = LoadMeter()
+        self._load = LoadMeter(alone=settings.emulate_speed < 1.0)
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ class Node:
         settings = self.settings
         hop = plan.hop_of(self.name)
         program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout)
-        return replace(program, compute=self.speed.around(program.compute))
+        return replace(program, compute=self.speed.around(program.compute, warm=True))
 
     def start(self) -> Endpoints:
         """Bind the inbox and start the threads; returns where peers reach this node."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,6 +10,8 @@ import msgspec
 from pipeline.errors import AnabranchError, ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.plan import Tier
+from scheduler.problem import HOPS, Hop
+from traces.units import parse_time_s
 
 
 def parse_speeds(text: str) -> dict[Tier, float]:
@@ -70,21 +72,39 @@ def read_graph(path: Path) -> ModelGraph:
         raise ConfigError(f"graph {path}", str(error)) from error
 
 
-def parse_links(texts: Sequence[str]) -> dict[tuple[Tier, Tier], str]:
+def parse_links(texts: Sequence[str]) -> dict[Hop, str]:
     """`device-edge=TRACE` each, as a mapping.
 
     Raises:
         ConfigError: something else, or a link that does not exist.
     """
-    links: dict[tuple[Tier, Tier], str] = {}
+    links: dict[Hop, str] = {}
     for text in texts:
-        link, _, trace = text.partition("=")
-        source, _, target = link.partition("-")
-        try:
-            ends = Tier(source), Tier(target)
-        except ValueError as error:
-            raise ConfigError(f"--trace {text}", "not LINK=TRACE", "for example device-edge=lte-driving-1") from error
-        if ends[0].rank >= ends[1].rank or not trace:
-            raise ConfigError(f"--trace {text}", "not a link downstream", "device-edge, edge-cloud or device-cloud")
-        links[ends] = trace
+        hop, trace = _by_hop(text, "--trace")
+        links[hop] = trace
     return links
+
+
+def parse_delays(texts: Sequence[str], default: Mapping[Hop, float]) -> dict[Hop, float]:
+    """`20ms` (of all links) or `edge-cloud=20ms` each, in seconds, on top of `default`.
+
+    Raises:
+        ConfigError: something else, or a link that does not exist.
+        TraceError: not a time.
+    """
+    delays = dict(default)
+    for text in texts:
+        if "=" in text:
+            hop, value = _by_hop(text, "--delay")
+            delays[hop] = parse_time_s(value)
+        else:
+            delays = dict.fromkeys(HOPS, parse_time_s(text))
+    return delays
+
+
+def _by_hop(text: str, option: str) -> tuple[Hop, str]:
+    names = {f"{a}-{b}": (a, b) for a, b in HOPS}
+    name, _, value = text.partition("=")
+    if name not in names or not value:
+        raise ConfigError(f"{option} {text}", "not HOP=VALUE", f"hops are {', '.join(names)}")
+    return names[name], value

@@ -70,7 +70,7 @@ def write_comparison(records: Sequence[RunRecord], folder: Path) -> Path:
 
 def comparison_rows(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
     """The totals of several runs: column names, and a row per run."""
-    columns = ["policy", "frames/s", "latency p50 ms", "p95 ms", "kB per frame", "accuracy drop", "switches", "results"]
+    columns = ["policy", "frames/s", "p50 ms", "p95 ms", "kB/frame", "drop", "top-1", "switches"]
     rows = []
     for record, label in zip(records, labels(records), strict=True):
         totals = record.totals
@@ -83,8 +83,8 @@ def comparison_rows(records: Sequence[RunRecord]) -> tuple[list[str], list[list[
                 "" if latency is None else f"{latency.p95 * 1e3:.0f}",
                 f"{totals.bytes_per_frame / 1e3:.1f}",
                 "" if totals.drop is None else f"{totals.drop:.2%}",
+                "" if totals.accuracy is None else f"{totals.accuracy:.1%}",
                 str(totals.switches),
-                str(totals.results),
             ]
         )
     return columns, rows

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
 
 from scheduler.simulate.record import LinkSeries, PlanUse, RunRecord
@@ -34,7 +35,12 @@ WIDTHS = {
 }
 """Bits per element: the darker, the fewer."""
 
-PICTURE, RAW, HALF = "#fdae6b", "#f0f0f0", "#e7e1ef"
+PICTURE, RAW, HALF, CODED = "#fdae6b", "#f0f0f0", "#e7e1ef", "#bcbddc"
+"""Picture codecs, raw floats, half floats, and entropy codecs, whose bits follow the content."""
+
+MAX_REASONS = 8
+"""Switches whose reasons are written below the picture; the page has all."""
+
 MAX_MARKS = 60
 """Switches drawn as lines; with more, lines would hide the curves."""
 
@@ -46,7 +52,8 @@ def run_picture(record: RunRecord) -> Figure:
     drops = [use.drop for use in record.plans if use.stream == 0]
     accuracy = any(each is not None for each in drops)
     heights = [1.2] * len(record.links) + [1.2, 0.5, 1.0, 1.0, 1.0] + [0.7] * accuracy
-    figure = Figure(figsize=(11.0, 1.25 * sum(heights) + 0.9), dpi=110, layout="constrained")
+    reasons = min(MAX_REASONS, len(_switches(record)))
+    figure = Figure(figsize=(11.0, 1.25 * sum(heights) + 0.9 + 0.19 * reasons), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
     figure.suptitle(f"{record.title} ({record.kind})", fontweight="bold", x=0.01, ha="left")
@@ -63,8 +70,11 @@ def run_picture(record: RunRecord) -> Figure:
         _draw_drop(next(rest), uses)
     for panel in panels:
         _mark_switches(panel, record)
+    _number_switches(panels[0], record)
     panels[-1].set_xlabel("time since the source started (s)")
     panels[-1].set_xlim(0, end_s(record))
+    if reasons:
+        figure.supxlabel(_reasons(record), x=0.06, ha="left", fontsize=8, linespacing=1.5)
     return figure
 
 
@@ -86,10 +96,11 @@ def comparison_picture(records: Sequence[RunRecord]) -> Figure:
         edges = _bins(record)
         centres = (edges[:-1] + edges[1:]) / 2
         done = np.asarray(record.frames.done_s)
-        rate.plot(centres, _rates(done, edges), color=colour, linewidth=1.3, label=label)
+        rate.stairs(_rates(done, edges), edges, color=colour, linewidth=1.3, label=label)
         latency.plot(centres, 1e3 * _medians(done, record.frames.latency_s, edges), color=colour, linewidth=1.3)
         sent.plot(centres, _medians(done, record.frames.bytes, edges) / 1e3, color=colour, linewidth=1.3)
     _finish(rate, "frames/s")
+    rate.set_ylim(bottom=0)
     _finish(latency, "latency (ms)", log=True)
     _finish(sent, "kB per frame")
     sent.set_ylim(bottom=0)
@@ -110,7 +121,7 @@ def png(figure: Figure) -> bytes:
 def labels(records: Sequence[RunRecord]) -> list[str]:
     """A short name for each run: its policy, and what else it takes to tell them apart."""
     names = [record.policy for record in records]
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) or len({record.kind for record in records}) > 1:
         names = [f"{record.policy} ({record.kind})" for record in records]
     if len(set(names)) < len(names):
         names = [f"{name} {number}" for number, name in enumerate(names, 1)]
@@ -119,7 +130,7 @@ def labels(records: Sequence[RunRecord]) -> list[str]:
 
 def end_s(record: RunRecord) -> float:
     """Where the time axis ends."""
-    return max(record.seconds, max(record.frames.done_s, default=0.0))
+    return max(record.frames.done_s, default=record.seconds)
 
 
 # --- panels
@@ -201,6 +212,8 @@ def codec_colour(codec: str) -> str:
         return WIDTHS[width]
     if codec.startswith(("jpeg", "webp")):
         return PICTURE
+    if re.fullmatch(r"(t-)?e\d+", codec):
+        return CODED
     return HALF if codec == "fp16" else RAW
 
 
@@ -244,10 +257,29 @@ def _draw_drop(axes: Any, spans: list[tuple[float, float, PlanUse]]) -> None:
 
 
 def _mark_switches(axes: Any, record: RunRecord) -> None:
-    uses = [use for use in record.plans if use.stream == 0][1:]
+    uses = _switches(record)
     if len(uses) <= MAX_MARKS:
         for use in uses:
             axes.axvline(use.at_s, color="0.35", linewidth=0.7, linestyle=(0, (2, 3)))
+
+
+def _switches(record: RunRecord) -> list[PlanUse]:
+    """The first stream's plans but the first."""
+    return sorted((use for use in record.plans if use.stream == 0), key=lambda use: use.at_s)[1:]
+
+
+def _number_switches(axes: Any, record: RunRecord) -> None:
+    """Numbers over the lines, for the list of reasons below."""
+    style = {"ha": "center", "va": "bottom", "fontsize": 7.5, "color": "0.25", "transform": axes.get_xaxis_transform()}
+    for number, use in enumerate(_switches(record)[:MAX_REASONS], 1):
+        axes.text(use.at_s, 1.01, str(number), **style)
+
+
+def _reasons(record: RunRecord) -> str:
+    uses = _switches(record)
+    shown = [f"{number}   at {use.at_s:.1f} s: {use.reason[:110]}" for number, use in enumerate(uses[:MAX_REASONS], 1)]
+    more = [f"and {len(uses) - MAX_REASONS} more switches"] if len(uses) > MAX_REASONS else []
+    return "\n".join([*shown, *more])
 
 
 def _draw_totals(figure: Any, records: Sequence[RunRecord]) -> None:
@@ -302,6 +334,8 @@ def _finish(axes: Any, label: str, log: bool = False) -> None:
     axes.set_ylabel(label, fontsize=8.5)
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.yaxis.set_minor_formatter("")
     axes.grid(color="0.92", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from nodes.summary import Summary
+from scheduler.simulate.record import PlanUse, RunRecord
+
+MAX_SWITCHES = 30
+"""Rows of the table of switches."""
 
 
 def summary_table(summary: Summary) -> RenderableType:
@@ -24,6 +29,31 @@ def summary_table(summary: Summary) -> RenderableType:
             stage.node, str(stage.frames), *(f"{value * 1e3:.2f}" for value in times), f"{stage.sent_bytes / 1e3:.1f}"
         )
     return Group(totals, stages)
+
+
+def switches_table(record: RunRecord) -> RenderableType:
+    """Every plan of a run, from when on, and why."""
+    table = Table(
+        title=f"plans and switches: {record.policy}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("s", justify="right")
+    table.add_column("plan", overflow="fold", ratio=3)
+    table.add_column("why", overflow="fold", ratio=2)
+    for use in record.plans[:MAX_SWITCHES]:
+        table.add_row(f"{use.at_s:.1f}", plan_line(use), use.reason)
+    if len(record.plans) > MAX_SWITCHES:
+        table.caption = f"and {len(record.plans) - MAX_SWITCHES} more; report.html has all"
+    return table
+
+
+def plan_line(use: PlanUse) -> str:
+    """A plan in one line: the share of the network that each tier computes, and the codecs between them."""
+    parts = []
+    for number, (stage, share) in enumerate(zip(use.plan.stages, use.shares, strict=True)):
+        parts.append(f"{stage.tier} {share:.0%}")
+        if number < len(use.plan.links):
+            parts.append(f"-{use.plan.links[number].codec}->")
+    return " ".join(parts)
 
 
 def _totals(summary: Summary) -> list[tuple[str, str]]:

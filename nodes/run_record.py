@@ -1,7 +1,7 @@
 """The record of a run, from its folder: `record.json`, or what a live run leaves behind.
 
 A live folder has `results.jsonl`, `events.jsonl`, `summary.json` and `plan.json`, and, where the links were shaped,
-`links.json`: a list of `LiveLink`. Results carry no time of day; the device's reports in the event log do, with the
+`links.json` (`nodes.replayed`). Results carry no time of day; the device's reports in the event log do, with the
 number of results by then, and the time of each result is interpolated between them.
 """
 
@@ -15,6 +15,8 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from nodes.replayed import FILE as LINKS_FILE
+from nodes.replayed import LiveLink, read_links
 from nodes.summary import Summary
 from pipeline.errors import AnabranchError, ConfigError
 from pipeline.frames.results import Result
@@ -34,25 +36,11 @@ from scheduler.simulate.record import (
     Totals,
 )
 from scheduler.simulate.recorder import SHOWN, shares
-from traces.load import load_both_ways
 
 STEP_S = 0.5
 """Steps of a link's true rate."""
 
 T = TypeVar("T")
-
-
-class LiveLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A shaped link of a live run: one entry of `links.json`."""
-
-    source: str
-    target: str
-    trace: str
-    """As `traces.load.load_trace` reads it."""
-    start_s: float
-    """When the trace began, on the scheduler's monotonic clock."""
-    up: bool = False
-    """Whether the uplink of a trace of both directions was replayed."""
 
 
 class _PlanUse(msgspec.Struct, frozen=True):
@@ -187,7 +175,8 @@ class _Live:
         reasons = {
             line.instruction.record.epoch: line.instruction.record.reason
             for line in self.lines
-            if isinstance(line.instruction, LogDecision) and line.instruction.record.kind in ("prepare", "fallback")
+            if isinstance(line.instruction, LogDecision)
+            and line.instruction.record.kind in ("prepare", "fallback", "adopt")
         }
         admitted = dict(zip(frames.frame, frames.admitted_s, strict=True))
         found = []
@@ -237,16 +226,15 @@ class _Live:
         return [self._series(name, shaped.get(name), seen.get(name, []), seconds) for name in names[:3]]
 
     def _shaped(self) -> dict[tuple[str, str], LiveLink]:
-        if not (self.folder / "links.json").exists():
-            return {}
-        return {(link.source, link.target): link for link in self._json("links.json", list[LiveLink])}
+        path = self.folder / LINKS_FILE
+        return read_links(path) if path.exists() else {}
 
     def _series(
         self, name: tuple[str, str], shaped: LiveLink | None, seen: list[tuple[float, float]], seconds: float
     ) -> LinkSeries:
         times, rates = [], []
-        if shaped is not None:
-            trace = load_both_ways(shaped.trace)[1 if shaped.up else 0]
+        if shaped is not None and shaped.start_s is not None:
+            trace = shaped.capacity()
             offset_s = self.zero_s - shaped.start_s
             times = [float(each) for each in np.arange(0.0, max(seconds, STEP_S), STEP_S)]
             rates = [float(trace.bits_between(offset_s + at_s, offset_s + at_s + STEP_S)) / STEP_S for at_s in times]

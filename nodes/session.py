@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +45,8 @@ class SessionSettings:
     needs_plan: bool = False
     guard_budget: float = BUDGET
     """Share of frames, and of the device's time, that the accuracy guard may take; 0 for no guard."""
+    seconds: float | None = None
+    """The source is taken to end so long after its first frame."""
 
     def resolved(self, launch: Launch) -> tuple[SessionSettings, Launch]:
         """With what the deployment file says, where one is given."""
@@ -80,7 +84,8 @@ class DeviceSession:
         self.guard: Guard | None = None
         self.node = DeviceNode(launch.settings(), self.model, stream, self.emit)
         self.node.admission.on_switch = self._switched
-        self.node.admission.source_fps = self.source.fps or 0.0
+        # A file that waits for the network gives as many frames as are asked for, whatever its nominal rate.
+        self.node.admission.source_fps = (self.source.fps or 0.0) if self._keeps_time else 0.0
 
     def run(self, child: bool) -> Summary:
         """Process the source to its end, or until a signal; the summary is written either way.
@@ -139,11 +144,19 @@ class DeviceSession:
         )
 
     def _feed(self, offer: Callable[[Waiting], bool]) -> None:
-        paced = self.settings.admit is Admit.LATEST and not self.source.live
-        with Prefetcher(self.source, self.model.preprocess, pace=Pace() if paced else None) as prefetcher:
-            for frame, picture in prefetcher:
-                if not offer(Waiting(frame, picture)):
+        pace = Pace() if self._keeps_time and not self.source.live else None
+        with Prefetcher(self.source, self.model.preprocess, pace=pace) as prefetcher:
+            until_s = math.inf
+            for number, (frame, picture) in enumerate(prefetcher):
+                if number == 0 and self.settings.seconds is not None:
+                    until_s = time.monotonic() + self.settings.seconds
+                if time.monotonic() >= until_s or not offer(Waiting(frame, picture)):
                     return
+
+    @property
+    def _keeps_time(self) -> bool:
+        """Whether frames come when they were taken, and not when they are wanted."""
+        return self.source.live or self.settings.admit is Admit.LATEST
 
     def _start_guard(self, stack: contextlib.ExitStack) -> None:
         exact = self.node.epochs.get(self.settings.stream, 0)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nodes.machine import emulated_profile
+from nodes.parsing import parse_delays, parse_links
 from pipeline.errors import ConfigError
+from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
 from pipeline.plan import Plan, Tier
 from scheduler.handmade import plan_of
 from scheduler.objective import Objective
-from scheduler.packing import measured
-from scheduler.problem import HOPS, Hop
+from scheduler.packing import arithmetic, measured
+from scheduler.problem import Hop
 from scheduler.profile import load as load_profile
 from scheduler.simulate.figures import Machine, assumed_packing
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import DELAYS_S, Channel, Scenario, node_name
 from scheduler.tables import SegmentTimes
 from traces.load import load_both_ways
-from traces.units import parse_time_s
 
 WORKER_GAIN = 0.8
 """By which each tile worker makes the edge faster: halos and hand-overs cost the rest."""
@@ -37,6 +39,8 @@ class SimulationOptions:
     objective: str = "throughput,latency"
     max_drop: float = 0.01
     speeds: Mapping[str, str] = field(default_factory=lambda: {"device": "20G", "edge": "200G", "cloud": "2T"})
+    emulated: Mapping[Tier, float] = field(default_factory=dict)
+    """Speeds as shares of this machine's, which is measured; where given, the run is one of `anabranch replay`."""
     profiles: tuple[str, ...] = ()
     calibration: Path | None = None
     traces: tuple[str, ...] = ()
@@ -47,10 +51,13 @@ class SimulationOptions:
     fps: float = 0.0
     admit: str = "every"
     streams: int = 1
+    tiers: tuple[Tier, ...] = tuple(Tier)
+    """Of those that a link joins; the device is always one."""
     cut: str = ""
     codec: str = "fp32"
     noise: float = 0.05
     seed: int = 0
+    weights: Path | None = None
 
 
 def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) -> Scenario:
@@ -64,13 +71,17 @@ def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) 
         AnabranchError: a model, profile, table, policy or figure that does not work.
         TraceError: a trace that does not.
     """
-    graph = graph or load_model(options.model).captured.graph
-    channels = _channels(options)
+    captured = None
+    if graph is None or options.emulated:
+        loaded = load_model(options.model, weights=options.weights).captured
+        graph, captured = loaded.graph, loaded if options.emulated else None
+    channels = {hop: each for hop, each in _channels(options).items() if set(hop) <= set(options.tiers)}
     tiers = [tier for tier in Tier if any(tier in hop for hop in channels)] or [Tier.DEVICE]
     return Scenario(
         graph=graph,
-        packing=measured(graph, options.calibration) or assumed_packing(graph),
-        times={tier: _times(options, graph, tier) for tier in tiers},
+        # As in a live run, or, for imagined machines, assumed figures.
+        packing=measured(graph, options.calibration) or (arithmetic(graph) if captured else assumed_packing(graph)),
+        times={tier: _times(options, graph, tier, captured) for tier in tiers},
         channels=channels,
         policy=options.policy,
         fixed=_fixed(options, graph, tiers),
@@ -87,27 +98,15 @@ def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) 
 
 
 def _channels(options: SimulationOptions) -> dict[Hop, Channel]:
-    delays = DELAYS_S | {hop: parse_time_s(text) for hop, text in _by_hop(options.delays, "--delay").items()}
+    delays = parse_delays(options.delays, DELAYS_S)
     found = {}
-    for hop, text in _by_hop(options.traces, "--trace").items():
-        # As in a live replay: each direction is a relay of its own, and what goes through a relay goes up.
-        _, up = load_both_ways(text)
-        found[hop] = Channel(up, delays[hop])
+    for hop, text in parse_links(options.traces).items():
+        back, forth = load_both_ways(text)
+        found[hop] = Channel(forth, delays[hop], back)
     return found
 
 
-def _by_hop(texts: Iterable[str], option: str) -> dict[Hop, str]:
-    names = {f"{a}-{b}": (a, b) for a, b in HOPS}
-    found = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if name not in names or not separator:
-            raise ConfigError(f"{option} {text}", "not HOP=VALUE", f"hops are {', '.join(names)}")
-        found[names[name]] = value
-    return found
-
-
-def _times(options: SimulationOptions, graph: ModelGraph, tier: Tier) -> SegmentTimes:
+def _times(options: SimulationOptions, graph: ModelGraph, tier: Tier, captured: CapturedModel | None) -> SegmentTimes:
     for text in options.profiles:
         name, _, path = text.partition("=")
         if name not in list(Tier):
@@ -115,7 +114,10 @@ def _times(options: SimulationOptions, graph: ModelGraph, tier: Tier) -> Segment
         if name == tier:
             times = load_profile(Path(path), graph).bind(graph)
             return _faster(times, options.workers) if tier is Tier.EDGE else times
-    times = Machine(parse_speed(options.speeds[tier])).times(graph)
+    if captured is not None:
+        times = emulated_profile(captured, tier, options.emulated.get(tier, 1.0)).bind(graph)
+    else:
+        times = Machine(parse_speed(options.speeds[tier])).times(graph)
     return _faster(times, options.workers) if tier is Tier.EDGE else times
 
 

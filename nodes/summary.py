@@ -13,6 +13,7 @@ import numpy as np
 from nodes.admission import Outcome
 from pipeline.errors import SinkError
 from pipeline.plan import Plan
+from scheduler.simulate.record import Quantiles
 
 MAX_SAMPLES = 100_000
 """Latencies kept for percentiles; of a longer run, an even sample (reservoir)."""
@@ -25,14 +26,6 @@ MAX_NODES = 256
 
 MAX_PLANS = 10_000
 """Plans kept for `plan.json`; the oldest leave first."""
-
-
-class Percentiles(msgspec.Struct, frozen=True):
-    """Of one quantity, over the whole run."""
-
-    p50: float
-    p95: float
-    p99: float
 
 
 class StageSummary(msgspec.Struct, frozen=True):
@@ -65,7 +58,7 @@ class Summary(msgspec.Struct, frozen=True):
     """From the first admission to the last result."""
     fps: float
     """Results per second between the first and the last result."""
-    latency_s: Percentiles | None
+    latency_s: Quantiles | None
     stages: list[StageSummary]
     link_bytes: dict[str, float]
     """Bytes per frame over each link, by `from -> to`, averaged over the frames that took it."""
@@ -158,11 +151,9 @@ class Gatherer:
         """Share of right answers among the frames of known truth."""
         return self._right / self._with_truth if self._with_truth else None
 
-    def latency(self) -> Percentiles | None:
-        """Percentiles of the latency; None before the first result."""
-        if not self._latencies:
-            return None
-        return Percentiles(*(float(value) for value in np.percentile(self._latencies, (50, 95, 99))))
+    def latency(self) -> Quantiles | None:
+        """Of the latency; None before the first result."""
+        return Quantiles.of(self._latencies)
 
     def stages(self) -> list[StageSummary]:
         """Means per node, in the order in which the nodes were first seen."""

@@ -14,9 +14,14 @@ LEAST_INTERVAL_S = 0.5
 
 
 class LoadMeter:
-    """Samples the load; each new sample covers the time since the one before."""
+    """Samples the load; each new sample covers the time since the one before.
 
-    def __init__(self) -> None:
+    Args:
+        alone: what else runs on this machine is not the node's business: it is emulated, as one with its own machine.
+    """
+
+    def __init__(self, alone: bool = False) -> None:
+        self._alone = alone
         self._process = psutil.Process(os.getpid())
         self._cores = psutil.cpu_count() or 1
         self._cpu_s = self._own_cpu_s()
@@ -39,7 +44,7 @@ class LoadMeter:
         return Load(
             cores=self._cores,
             cpu_node=max(0.0, busy),
-            cpu_machine=psutil.cpu_percent() / 100.0,
+            cpu_machine=busy / self._cores if self._alone else psutil.cpu_percent() / 100.0,
             memory_bytes=self._process.memory_info().rss,
             memory_free_bytes=psutil.virtual_memory().available,
             temperature_c=_hottest(),

@@ -14,7 +14,7 @@ from scheduler.events import DecisionRecord
 from scheduler.outlook import Outlook, alike
 from scheduler.policy import Gain, Offer, gain
 from scheduler.problem import LinkEstimate
-from scheduler.streams import MAX_DRAINING, StreamState, participants, same, signature
+from scheduler.streams import MAX_DRAINING, StreamState, device_only, participants, same, signature
 from scheduler.world import Advice, Advisor, World
 
 MAX_FIGURE = 1e12
@@ -100,6 +100,15 @@ class PlanDesk:
         noise = outlook.noise(state.current, advice.plan)
         verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken, noise), now)
         figures |= {"gain": min(found.ratio, MAX_FIGURE), "threshold": verdict.threshold}
+        if state.is_idle:  # nothing runs yet that a switch could cost, and the device waits for a word
+            if found.ratio > 1.0 and not (advice.broken and not advice.current_broken):
+                reason = f"the first plan; {found.goal} gain {found.ratio:.2f}"
+                self._prepare(state, advice.plan, reason, figures, now, found)
+                self._expect(state, advice, world, outlook)
+            else:
+                own = device_only(state.stream, state.device, state.model, 0)
+                self._prepare(state, own, "nothing is better than the device alone", figures, now)
+            return
         forced = bool(advice.current_broken) and not advice.broken
         if verdict.switch and (forced or len(state.draining) < MAX_DRAINING):
             state.policy.switched(now, found.ratio, forced=forced)

@@ -143,6 +143,11 @@ class StreamState:
         return "committing" if self.prepared.committed else "preparing"
 
     @property
+    def is_idle(self) -> bool:
+        """Whether the device waits for its first plan, and has admitted no frame."""
+        return not (self.current.epoch or self.report.admitted or self.report.fallback)
+
+    @property
     def plans(self) -> list[Plan]:
         """Every plan that must stay runnable, the oldest first."""
         plans = [each.plan for _, each in sorted(self.draining.items())]

@@ -72,8 +72,12 @@ class TraceRecorder:
         mean, count = self._estimates.get(self._step_of(time_s), (0.0, 0))
         self._estimates[self._step_of(time_s)] = ((mean * count + rate_bps) / (count + 1), count + 1)
 
-    def trace(self) -> Trace:
-        """The trace so far; its time 0 is the first step of which something is known.
+    def trace(self, begin_s: float | None = None) -> Trace:
+        """The trace so far.
+
+        Args:
+            begin_s: its time 0, to the step; None for the first step of which something is known. Where nothing is
+                known yet at `begin_s`, the rate before it holds, or else the first one after it.
 
         Raises:
             TraceError: nothing was recorded.
@@ -82,8 +86,11 @@ class TraceRecorder:
         if not steps:
             raise TraceError(self.name, "nothing was recorded", "record while frames cross the link")
         known = np.array(steps, dtype=np.float64)
-        starts = (known - known[0]) * self._step_s
         rates = np.array([self._rate(step) for step in steps])
+        starts = (known - (known[0] if begin_s is None else self._step_of(begin_s))) * self._step_s
+        first = max(0, int(np.searchsorted(starts, 0.0, side="right")) - 1)
+        starts, rates = np.maximum(starts[first:], 0.0), rates[first:]
+        starts[0] = 0.0
         return Trace(starts, rates, float(starts[-1] + self._step_s), self.name)
 
     def write(self, path: Path | str, format: str | None = None) -> Path:

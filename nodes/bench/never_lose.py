@@ -28,12 +28,13 @@ from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
 from pipeline.plan import Plan, Tier
+from scheduler.foresight import ORACLE
 from scheduler.objective import Objective
 from scheduler.planners.joint import Joint
 from scheduler.problem import DEVICE_EDGE, EDGE_CLOUD, LinkEstimate, Problem
 from scheduler.simulate import Channel, RunRecord, Scenario, simulate
 from scheduler.simulate.figures import MAX_DROP, SPEEDS, Machine, assumed_packing
-from scheduler.simulate.scenario import ORACLE, node_name
+from scheduler.simulate.scenario import node_name
 from scheduler.tables import PackingTable, SegmentTimes
 from traces.formats import read_traces
 from traces.library import KINDS, library_trace

@@ -122,7 +122,8 @@ def _stage_times(loaded: LoadedModel, plan: Plan, speeds: dict[Tier, float], run
     times = []
     for hop, stage in enumerate(plan.stages):
         # Padded as its node pads it: behind a sleep the caches are colder than in a tight loop.
-        compute = EmulatedSpeed(speeds.get(stage.tier, 1.0)).around(prepare(loaded.captured, plan, hop).compute)
+        program = prepare(loaded.captured, plan, hop)
+        compute = EmulatedSpeed(speeds.get(stage.tier, 1.0)).around(program.compute, warm=True)
         taken = []
         for _ in range(runs):
             begin = time.monotonic()

@@ -186,7 +186,7 @@ def _trials(spec: str, count: int, rng: random.Random) -> Iterator[Trial]:
     problem = _problem(model, profile)
     chosen = list(itertools.islice(_draws(problem, rng), count))
     traces = {hop: f"{rate / 1e6:g}Mbit" for hop, rate in RATES_BPS.items()}
-    links = LocalLinks(NAMES, traces, DELAY_S)
+    links = LocalLinks(NAMES, traces, dict.fromkeys(traces, DELAY_S))
     core = fixed_core(chosen[0])
     with tempfile.TemporaryDirectory() as folder, links.running(), serving(core) as (service, address):
         with Family(Path(folder)) as family:

@@ -36,9 +36,9 @@ def compare(
         typer.echo(msgspec.json.encode(totals).decode())
         return
     columns, rows = comparison_rows(records)
-    table = Table(title=records[0].model, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=records[0].model, title_justify="left", box=SIMPLE_HEAD, padding=0)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console()

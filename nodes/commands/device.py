@@ -20,6 +20,7 @@ Source = Annotated[
 Frames = Annotated[int | None, typer.Option(help="Stop after so many frames.", min=1)]
 AdmitOption = Annotated[Admit, typer.Option("--admit", help="What a full window does to the source.")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder for summary.json, results.jsonl, plan.json.")]
+Seconds = Annotated[float | None, typer.Option(help="Or after so long.", min=0.1)]
 Annotate = Annotated[Path | None, typer.Option(help="Write the video with the answers drawn in.")]
 
 
@@ -32,6 +33,7 @@ def device(
     scheduler: opt.Scheduler = "",
     stream: Annotated[str, typer.Option(help="Name of the stream; the node's own where empty.")] = "",
     frames: Frames = None,
+    seconds: Seconds = None,
     admit: AdmitOption = Admit.LATEST,
     run_dir: RunDir = None,
     annotate: Annotate = None,
@@ -61,6 +63,16 @@ def device(
         insecure, config, tuple(peer or ()), layout,
     )  # fmt: skip
     session = SessionSettings(
-        stream or name, source, frames, admit, run_dir, annotate, labels, first_plan_timeout, needs_plan, guard_budget
+        stream or name,
+        source,
+        frames,
+        admit,
+        run_dir,
+        annotate,
+        labels,
+        first_plan_timeout,
+        needs_plan,
+        guard_budget,
+        seconds,
     )
     DeviceSession(*session.resolved(launch)).run(child)

@@ -14,6 +14,7 @@ from nodes.config import Deployment, NodeConfig, read_deployment
 from pipeline.errors import ConfigError
 from pipeline.model.layouts import Layout
 from scheduler.reports import Endpoints
+from scheduler.simulate.scenario import POLICIES
 
 Model = Annotated[
     str, typer.Option(help="`builtin`, `package.module:factory`, or a saved .pt2.", show_default=True, metavar="SPEC")
@@ -48,6 +49,21 @@ Goals = Annotated[
     str, typer.Option("--objective", help="Goals in order of priority: throughput, latency, bytes, cloud, energy.")
 ]
 MaxDrop = Annotated[float, typer.Option(help="Accuracy that a plan may cost, as a share (0.01: one point).", min=0)]
+Policy = Annotated[str, typer.Option(help=f"Who plans: {', '.join(POLICIES)}.")]
+Cut = Annotated[str, typer.Option(help="Of the policy `fixed`: where each part but the last ends; empty: even parts.")]
+Codec = Annotated[str, typer.Option(help="Of the policy `fixed`: codec of every link, or one per link.")]
+Traces = Annotated[
+    list[str],
+    typer.Option(
+        "--trace",
+        help="HOP=TRACE, for device-edge, edge-cloud, device-cloud: a file, a library name, or a rate such as 20Mbit.",
+        metavar="HOP=TRACE",
+    ),
+]
+Delays = Annotated[
+    list[str] | None,
+    typer.Option("--delay", help="TIME of all shaped links, or HOP=TIME; one way.", metavar="[HOP=]TIME"),
+]
 Child = Annotated[bool, typer.Option("--child", hidden=True, help="Stop when standard input closes.")]
 
 

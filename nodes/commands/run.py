@@ -10,13 +10,12 @@ from rich.console import Console
 
 from nodes.admission import Admit
 from nodes.commands import options as opt
-from nodes.commands.device import Annotate, Frames, Source
+from nodes.commands.device import Annotate, Frames, Seconds, Source
 from nodes.deciding import MAX_DROP
 from nodes.local import LocalRun, RunSettings, default_run_dir
-from nodes.parsing import parse_links, parse_speeds, parse_tiers
+from nodes.parsing import parse_delays, parse_links, parse_speeds, parse_tiers
 from nodes.report_view import summary_table
 from scheduler.handmade import Tiling
-from traces.units import parse_time_s
 
 
 def run(
@@ -25,6 +24,7 @@ def run(
     weights: opt.Weights = None,
     labels: opt.Labels = None,
     frames: Frames = None,
+    seconds: Seconds = None,
     admit: Annotated[Admit, typer.Option("--admit", help="What a full window does to the source.")] = Admit.EVERY,
     cut: Annotated[str, typer.Option(help="Where each part but the last ends, comma-separated; empty: even.")] = "",
     codec: Annotated[str, typer.Option(help="Codec of every link, or one per link.")] = "fp32",
@@ -42,7 +42,7 @@ def run(
     trace: Annotated[
         list[str] | None, typer.Option(help="LINK=TRACE: shape a link, for example device-edge=lte-driving-1.")
     ] = None,
-    delay: Annotated[str, typer.Option(help="Propagation of every shaped link, one way.")] = "0ms",
+    delay: opt.Delays = None,
     annotate: Annotate = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; runs/TIME-MODEL by default.")] = None,
     torch_device: opt.TorchDevice = "cpu",
@@ -61,7 +61,7 @@ def run(
     settings = RunSettings(
         source, run_dir or default_run_dir(model), model, weights, labels, frames, admit, annotate, cut, codec,
         parse_tiers(tiers), parse_speeds(emulate_speed), torch_device, policy, objective, max_drop, calibration,
-        parse_links(trace or ()), parse_time_s(delay), Tiling(tiles, tile_stacks, tile_codec),
+        parse_links(trace or ()), parse_delays(delay or (), {}), seconds, Tiling(tiles, tile_stacks, tile_codec),
     )  # fmt: skip
     console = Console(stderr=json)
     summary = LocalRun(settings, console).run()

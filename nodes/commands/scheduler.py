@@ -40,6 +40,9 @@ def scheduler(
     tiles: opt.Tiles = 0,
     tile_stacks: opt.TileStacks = "",
     tile_codec: opt.TileCodec = "fp32",
+    links: Annotated[
+        Path | None, typer.Option(help="links.json of a replay: no other links are planned with.", hidden=True)
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="Write all events and decisions here (events.jsonl).")] = None,
     config: opt.Config = None,
     insecure: opt.Insecure = False,
@@ -51,7 +54,7 @@ def scheduler(
     """
     deciding = Deciding(
         model, weights, graph, planner, cut, codec, nodes, tuple(profile or ()), calibration,
-        Objective.parse(objective, max_drop=max_drop), Tiling(tiles, tile_stacks, tile_codec),
+        Objective.parse(objective, max_drop=max_drop), links, Tiling(tiles, tile_stacks, tile_codec),
     ).resolved(config)  # fmt: skip
     if config is not None:
         deployment = read_deployment(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from nodes.launch import stop_on_signals
+from nodes.recording import record_folder, record_live
 from pipeline.errors import ConfigError
 from traces.errors import TraceError
 from traces.formats import FORMATS, ReadOptions, read_traces, write_trace
@@ -33,6 +36,9 @@ TimeColumn = Annotated[str | None, typer.Option(help="Time column of a table: it
 RateColumn = Annotated[str | None, typer.Option(help="Rate column of a table: its name, or its number from 1.")]
 TimeUnit = Annotated[str | None, typer.Option(help="s, ms, us, ns, min or h.")]
 RateUnit = Annotated[str | None, typer.Option(help="bit/s, kbit/s, Mbit/s, Gbit/s, or `bytes` since the line before.")]
+
+SUFFIXES = {"mahimahi": "down", "columns": "txt"}
+"""Where a file's suffix is not its format's name."""
 
 
 @contextmanager
@@ -135,6 +141,50 @@ def convert(
         trace = trace.resample(parse_time_s(step)) if step else trace
         path = write_trace(trace, out, to)
     typer.echo(f"{path}: {trace.duration_s:.1f} s, mean {format_rate(trace.mean_bps)}")
+
+
+@app.command()
+def record(
+    run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
+    attach: Annotated[
+        str, typer.Option(help="Or the plan socket of a scheduler that runs, tcp://HOST:PORT; Ctrl-C ends it.")
+    ] = "",
+    seconds: Annotated[float | None, typer.Option(help="With --attach: record for so long.", min=0.1)] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one file per link and direction.")] = Path("."),
+    step: Annotated[str, typer.Option(help="Length of the traces' steps.")] = "1s",
+    to: Annotated[str, typer.Option(help=f"Format to write: {', '.join(FORMATS)}.")] = "csv",
+) -> None:
+    """Write the throughput that a run's nodes measured as a trace per link and direction.
+
+    Examples:
+
+        anabranch traces record runs/field --out traces/field
+
+        anabranch traces record --attach tcp://10.0.0.1:5701 --seconds 600 --out traces/field
+    """
+    if (run is None) == (not attach):
+        raise ConfigError("traces record", "one of a run's folder and --attach is wanted")
+    with trace_errors():
+        step_s = parse_time_s(step)
+        found = record_folder(run, step_s) if run is not None else _record_attached(attach, seconds, step_s)
+        if not found:
+            raise TraceError("recording", "no link carried anything that could be timed", "record while frames cross")
+        out.mkdir(parents=True, exist_ok=True)
+        for trace in found.values():
+            typer.echo(str(write_trace(trace, out / f"{trace.name}.{SUFFIXES.get(to, to)}", to)))
+    _print_stats(list(found.values()), json=False)
+
+
+def _record_attached(plans: str, seconds: float | None, step_s: float) -> dict[tuple[str, str], Trace]:
+    stop = threading.Event()
+    stop_on_signals(stop.set)
+    timer = threading.Timer(seconds or threading.TIMEOUT_MAX, stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        return record_live(plans, stop, step_s)
+    finally:
+        timer.cancel()
 
 
 @app.command()

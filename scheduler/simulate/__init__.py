@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from scheduler.foresight import ORACLE
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.cluster import Cluster
 from scheduler.simulate.deciders import Oracle, SimulatedScheduler
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.recorder import Recorder
-from scheduler.simulate.scenario import ORACLE, Channel, Scenario
+from scheduler.simulate.scenario import Channel, Scenario
 
 DRAIN_S = 600.0
 """Frames in flight when the source ends may take so long to come home."""

@@ -19,14 +19,14 @@ from scheduler.events import (
     StreamSettings,
     Tick,
 )
+from scheduler.foresight import STEP_S, Foresight
+from scheduler.insisting import Insisting
 from scheduler.planners import NAMES, make
-from scheduler.planners.joint import Joint
-from scheduler.problem import HOPS, LinkEstimate, Planner, Problem
+from scheduler.problem import Hop, LinkEstimate, Planner, Problem
 from scheduler.reports import Report
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.agent import CONTROL_S
 from scheduler.simulate.cluster import Cluster
-from scheduler.simulate.insisting import Insisting
 from scheduler.simulate.scenario import Scenario, node_name
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
@@ -34,10 +34,6 @@ from scheduler.tiles import TileTable
 TICK_S = 0.2507
 """As in the live service, whose loop takes a little longer than its interval. A round figure would keep step with the
 frames of a camera, and every probe, ordered on a tick, would meet a frame (or none would)."""
-
-ORACLE_STEP_S = 0.25
-ORACLE_HORIZON_S = 1.0
-"""The oracle plans with the true mean rate of this time ahead (longer where frames take longer)."""
 
 
 class SimulatedCatalogue:
@@ -123,45 +119,42 @@ class Oracle:
         self.decisions: list[DecisionRecord] = []
         self._scenario = scenario
         self._agenda = agenda
-        self._planner = Joint()
         self._epoch = 0
-        self._horizon_s = ORACLE_HORIZON_S
 
     def start(self, cluster: Cluster) -> None:
         """Begin to decide."""
         cluster.check_epochs = False
-        self._agenda.at(self._scenario.lead_s - 1e-3, self._look, cluster)
+        nodes = {tier: node_name(tier) for tier in self._scenario.times}
+        problem = Problem(
+            graph=self._scenario.graph,
+            stream=cluster.devices[0].source.stream,
+            nodes=nodes,
+            times={name: self._scenario.times[tier] for tier, name in nodes.items()},
+            packing=self._scenario.packing,
+            links={},
+            objective=self._scenario.objective,
+            fps=self._scenario.fps or None,
+        )
+        foresight = Foresight(problem, lambda now, horizon_s: self._links(cluster, now, horizon_s))
+        self._agenda.at(self._scenario.lead_s - 1e-3, self._look, cluster, foresight)
 
-    def _look(self, cluster: Cluster) -> None:
+    def _look(self, cluster: Cluster, foresight: Foresight) -> None:
         device = cluster.devices[0]
-        decision = self._planner.plan(self._problem(cluster))
-        self._horizon_s = max(ORACLE_HORIZON_S, decision.cost.latency_s)
-        plan = decision.plan
+        plan = foresight.plan(self._agenda.now)
         if msgspec.structs.replace(plan, epoch=device.plan.epoch) != device.plan:
             self._epoch += 1
             device.use(msgspec.structs.replace(plan, epoch=self._epoch))
         if not device.is_finished:
-            self._agenda.after(ORACLE_STEP_S, self._look, cluster)
+            self._agenda.after(STEP_S, self._look, cluster, foresight)
 
-    def _problem(self, cluster: Cluster) -> Problem:
-        scenario, now = self._scenario, self._agenda.now
-        nodes = {tier: node_name(tier) for tier in scenario.times}
+    def _links(self, cluster: Cluster, now: float, horizon_s: float) -> dict[Hop, LinkEstimate]:
         links = {}
-        for hop in HOPS:
-            link = cluster.link(nodes[hop[0]], nodes[hop[1]]) if hop in scenario.channels else None
+        for hop in self._scenario.channels:
+            link = cluster.link(node_name(hop[0]), node_name(hop[1]))
             if link is not None:
-                mean_bps = max(1.0, link.pipe.mean_bps(now, now + self._horizon_s))
+                mean_bps = max(1.0, link.pipe.mean_bps(now, now + horizon_s))
                 links[hop] = LinkEstimate(mean_bps, 2.0 * link.delay_s)
-        return Problem(
-            graph=scenario.graph,
-            stream=cluster.devices[0].source.stream,
-            nodes=nodes,
-            times={name: scenario.times[tier] for tier, name in nodes.items()},
-            packing=scenario.packing,
-            links=links,
-            objective=scenario.objective,
-            fps=scenario.fps or None,
-        )
+        return links
 
 
 def own_plan(scenario: Scenario, plan: Plan, stream: str) -> Plan:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pipeline.frames.ledger import Entry, Ledger
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
+from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 from scheduler.simulate.agenda import Agenda
-from scheduler.simulate.meters import Rate, Series
 from scheduler.simulate.node import Job, SimulatedNode
 from scheduler.simulate.routes import Routes
 

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.frames.wire import Hop
 from pipeline.plan import Tier
+from scheduler.meter import StageMeter
 from scheduler.simulate.agenda import Agenda
-from scheduler.simulate.meters import Spent, StageMeter
 from scheduler.simulate.routes import Route
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ class SimulatedNode:
     def _has_packed(self, job: Job, pack_s: float) -> None:
         now, work = self.agenda.now, job.route.hops[job.hop]
         queue_s = max(0.0, now - job.received_s - job.unpack_s - job.compute_s - pack_s)
-        spent = Spent(queue_s, job.unpack_s, job.compute_s, pack_s, float(work.sent_bytes))
-        self.meter.add(job.route.plan.stream, job.route.plan.epoch, spent, now)
+        hop = Hop(self.name, queue_s, job.unpack_s, job.compute_s, pack_s, work.sent_bytes)
+        self.meter.add(job.route.plan.stream, job.route.plan.epoch, hop, now)
         self._packing = False
         self._forward(self, job)
         self._pack()

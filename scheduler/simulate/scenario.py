@@ -8,14 +8,12 @@ from dataclasses import dataclass, field, replace
 from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
 from pipeline.plan import Plan, Tier
+from scheduler.foresight import ORACLE
 from scheduler.objective import Objective
 from scheduler.planners import NAMES
 from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, HOPS, Hop
 from scheduler.tables import PackingTable, SegmentTimes
 from traces.trace import Trace
-
-ORACLE = "oracle"
-"""The policy that knows the trace ahead and switches for nothing."""
 
 POLICIES = (*NAMES, ORACLE)
 

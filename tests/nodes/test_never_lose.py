@@ -10,7 +10,7 @@ import pytest
 from nodes.bench import never_lose
 from nodes.bench.never_lose import OBJECTIVES, ROUNDS, Case, ordered, sliced
 from pipeline.errors import ConfigError
-from scheduler.simulate.scenario import ORACLE
+from scheduler.foresight import ORACLE
 from traces.trace import Trace
 
 TRACES = [Trace.constant(rate).named(f"trace-{number}") for number, rate in enumerate((1e6, 2e6, 5e6, 1e7, 1e8))]

@@ -8,14 +8,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from nodes.run_record import LiveLink, load_run
-from nodes.summary import Percentiles, Summary, write_json
+from nodes.replayed import LiveLink
+from nodes.run_record import load_run
+from nodes.summary import Summary, write_json
 from pipeline.errors import ConfigError
 from pipeline.frames.results import Result
 from pipeline.plan import Tier
 from scheduler.events import DecisionRecord, LogDecision, LogLine, ReportReceived, encode_line
 from scheduler.reports import Crossing, Figure, LinkReport, Report, StageReport, StreamReport
 from scheduler.simulate import simulate
+from scheduler.simulate.record import Quantiles
 from tests.scheduler.simulate.nets import GRAPH, scenario, split_plan
 
 BEGIN_S = 1000.0
@@ -40,7 +42,7 @@ def report(node: str, tier: Tier, second: int) -> Report:
 def live_folder(folder: Path) -> Path:
     """What ten seconds of a live run leave behind."""
     folder.mkdir()
-    latency = Percentiles(0.2, 0.2, 0.2)
+    latency = Quantiles(0.2, 0.2, 0.2)
     summary = Summary(
         "stream-1", "small", "film.mp4", FRAMES, FRAMES, {}, {"late": 2}, 0, 10.0, FPS, latency, [],
         {"device-1 -> edge-1": SENT}, {1: FRAMES}, 0.75,

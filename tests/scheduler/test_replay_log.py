@@ -14,7 +14,6 @@ from nodes.agent import SchedulerAddress
 from nodes.deciding import Deciding, build_core
 from nodes.sockets import SocketFactory
 from pipeline.plan import Tier
-from scheduler.core import SchedulerCore
 from scheduler.events import (
     DecisionRecord,
     LogDecision,
@@ -23,12 +22,12 @@ from scheduler.events import (
     decode_line,
 )
 from scheduler.handmade import plan_of
-from scheduler.service import EventLog, SchedulerService
+from scheduler.service import Core, EventLog, SchedulerService
 from tests.nodes.processes import anabranch, eventually
 from tests.nodes.tiny import NAMES, SPEC, Deployment, picture_folder, waiting
 
 
-def _replayed(core: SchedulerCore, log: Path) -> tuple[list[DecisionRecord], list[DecisionRecord]]:
+def _replayed(core: Core, log: Path) -> tuple[list[DecisionRecord], list[DecisionRecord]]:
     """The decisions that the log holds, and those that `core` makes on the log's events."""
     logged: list[DecisionRecord] = []
     made: list[DecisionRecord] = []

@@ -1,4 +1,4 @@
-"""What a node measures of its own work, told apart by instant, window and whole run."""
+"""What a node, live or simulated, measures of its own work, told apart by instant, window and whole run."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Series:
     def __init__(self) -> None:
         self._window: deque[float] = deque(maxlen=WINDOW_FRAMES)
         self._sum = 0.0
+        self._figure = Figure()
+        self._figured = 0
         self.count = 0
 
     def add(self, value: float) -> None:
@@ -31,10 +33,11 @@ class Series:
         self.count += 1
 
     def figure(self) -> Figure:
-        """Latest value, median of the window, mean of the run."""
-        if not self.count:
-            return Figure()
-        return Figure(self._window[-1], statistics.median(self._window), self._sum / self.count)
+        """Latest value, median of the window, mean of the run; worked out only where it has changed."""
+        if self._figured != self.count:
+            self._figure = Figure(self._window[-1], statistics.median(self._window), self._sum / self.count)
+            self._figured = self.count
+        return self._figure
 
 
 class Rate:
