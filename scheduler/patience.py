@@ -95,9 +95,16 @@ class Patience:
         with self._lock:
             account = self._account(source, now)
             account.refused += 1
-            watched = now < self._probation.get(source.address, float("-inf"))
-            budget = PROBATION_BUDGET if watched else BUDGET
+            budget = PROBATION_BUDGET if self._is_watched(source, now) else BUDGET
             return account.refused > budget and self._cut(source, account, now)
+
+    def is_watched(self, source: Source, now: float) -> bool:
+        """Whether somebody was cut off lately who had the same address."""
+        with self._lock:
+            return self._is_watched(source, now)
+
+    def _is_watched(self, source: Source, now: float) -> bool:
+        return now < self._probation.get(source.address, float("-inf"))
 
     def is_cut(self, source: Source) -> bool:
         """Whether the connection was cut off: what may still be read of it is not to be looked at."""
@@ -143,6 +150,10 @@ class Doorkeeper:
         """Put a message that was not taken on its connection's account."""
         if source is not None and self._patience.refused(source, time.monotonic()):
             self._cut(source, f"too much of what it sends is refused, at last: {why}")
+
+    def watches(self, source: Source | None) -> bool:
+        """Whether somebody was cut off lately who had the same address."""
+        return source is not None and self._patience.is_watched(source, time.monotonic())
 
     def turn_out(self, sources: Iterable[Source]) -> None:
         """Shut connections that never end what they say."""

@@ -142,6 +142,9 @@ class SchedulerService:
         self._injected: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.door = Doorkeeper()
         self._speakers: OrderedDict[Source, set[str]] = OrderedDict()
+        self._known: OrderedDict[str, None] = OrderedDict()
+        """Nodes that were heard of; no new one is from where somebody was cut off lately, or each connection of a
+        stranger would bring some until there is no room."""
         self._unread = [Unread(bound_port(socket), MAX_UNREAD_BYTES, MAX_UNREAD_IN_ALL) for socket in (reports, plans)]
         self._heard = set[Source]()
 
@@ -216,7 +219,13 @@ class SchedulerService:
             self._speakers.popitem(last=False)
         if node not in names and len(names) >= NAMES_PER_CONNECTION:
             raise WireError(f"report of {node!r}", f"{source.label} already speaks for {len(names)} nodes")
+        if node not in self._known and self.door.watches(source):
+            raise WireError(f"report of {node!r}", f"{source.label} shares its address with one cut off; wait a minute")
         names.add(node)
+        self._known[node] = None
+        self._known.move_to_end(node)
+        while len(self._known) > MAX_SPEAKERS:
+            self._known.popitem(last=False)
 
     def _see_viewers(self) -> None:
         """Learn from the subscriptions (XPUB) whether anybody looks: a thousand reports need not be sent to nobody."""

@@ -143,9 +143,11 @@ def test_less_is_borne_with_from_where_somebody_was_cut_off_and_not_for_ever() -
     for _ in range(BUDGET + 1):
         patience.refused(one, 0.0)
     again = one._replace(port=2)
+    assert patience.is_watched(again, 1.0) and not patience.is_watched(other, 1.0)
     assert [patience.refused(again, 1.0) for _ in range(PROBATION_BUDGET + 1)] == [False] * PROBATION_BUDGET + [True]
     assert not any(patience.refused(other, 1.0) for _ in range(BUDGET))
     late = one._replace(port=3)
+    assert not patience.is_watched(late, 2.0 + 2 * PROBATION_S)
     assert not any(patience.refused(late, 2.0 + 2 * PROBATION_S) for _ in range(BUDGET))
 
 
