@@ -3,6 +3,9 @@
 The edge node is this process, with one torch thread; every further worker is a process of its own, as `anabranch
 tile` starts it. A frame's time is from the stage's input to the merged output: splitting, packing, both transfers,
 computing and merging are in it. Layouts are measured in turns; a figure is the median of the rounds' ratios.
+
+Beside it stands what the machine allows: two untiled copies at once over one alone, and the two workers' tiles computed
+at once with nothing sent. What is lost between the rows is lost to the machine, to the halo, and to the transfers.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from nodes.bench._ceiling import Job, bystanders, computing_s, jobs_of, together
 from nodes.bench._crew import Site, convolutional_end, interleaved, ratio, site
-from nodes.bench.report import Bar, BenchReport, Cell
+from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.tiles.layout import Layout
-from pipeline.errors import PlanError
+from pipeline.errors import ConfigError, PlanError
 from pipeline.model.capture import CapturedModel
 from pipeline.model.spec import load_model
 from pipeline.tiling.analysis import analysis_of
@@ -31,14 +35,16 @@ from pipeline.tiling.fuse import (
 from pipeline.tiling.halo import halo_overhead
 from pipeline.tiling.regions import equal_shares
 
-MEASURED = ("pytorchcv.models.vgg:vgg16", "pytorchcv.models.darknet53:darknet53")
-TABLED = (
-    "pytorchcv.models.alexnet:alexnet",
-    "pytorchcv.models.vgg:vgg16",
-    "pytorchcv.models.resnet:resnet18",
-    "pytorchcv.models.darknet53:darknet53",
-    "pytorchcv.models.inceptionv4:inceptionv4",
-)
+SPECS = {
+    "alexnet": "pytorchcv.models.alexnet:alexnet",
+    "vgg16": "pytorchcv.models.vgg:vgg16",
+    "resnet18": "pytorchcv.models.resnet:resnet18",
+    "darknet53": "pytorchcv.models.darknet53:darknet53",
+    "inceptionv4": "pytorchcv.models.inceptionv4:inceptionv4",
+}
+"""All have their halo tabulated."""
+
+MEASURED = ("vgg16", "darknet53")
 GRIDS = ((2, 1), (4, 1), (2, 2), (3, 3), (4, 4))
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the convolutional part's operations up to which the halo table fuses."""
@@ -56,28 +62,40 @@ MIN_SPEED_UP = 1.7
 MAX_OVER_IDEAL = 1.1
 
 
-def run(models: Sequence[str] = MEASURED, rounds: int = ROUNDS, tabled: Sequence[str] = TABLED) -> BenchReport:
+def run(networks: str = ",".join(MEASURED), tabled: str = ",".join(SPECS), rounds: int = ROUNDS) -> BenchReport:
     """Measure, and tabulate the halo.
 
     Args:
-        models: networks whose convolutional part is measured.
+        networks: some of `SPECS`, by comma: those whose convolutional part is measured.
+        tabled: likewise those of the halo table.
         rounds: frames of each layout that count.
-        tabled: networks of the halo table.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     rows: list[dict[str, Cell]] = []
     bars: list[Bar] = []
     try:
-        for spec in models:
+        for spec in _specs(networks):
+            tell(f"{spec}: two workers")
             _even(spec, rounds, rows, bars)
+            tell(f"{spec}: unequal workers")
             _uneven(spec, rounds, rows, bars)
-        for spec in tabled:
+        for spec in _specs(tabled):
+            tell(f"{spec}: halo")
             rows.extend(_halo(load_model(spec).captured))
     finally:
         torch.set_num_threads(before)
     notes = [f"medians of {rounds} rounds in turns; one torch thread per process; random weights; lossless tiles"]
     return BenchReport("tiles", rows, bars, notes)
+
+
+def _specs(names: str) -> list[str]:
+    chosen = names.split(",") if names else []
+    if unknown := set(chosen) - set(SPECS):
+        raise ConfigError(
+            f"networks {', '.join(sorted(unknown))}", "not measured here", f"known are {', '.join(SPECS)}"
+        )
+    return [SPECS[name] for name in chosen]
 
 
 def _even(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]) -> None:
@@ -87,8 +105,34 @@ def _even(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]) 
         ours = here.settle(rounds)
         layouts = {"one worker": here.stage.maker.alone(ours.crew[0]), "ours": ours, **_rivals(here)}
         times = interleaved(here, layouts, rounds)
+        rows.extend(_ceiling(spec, here, ours, rounds))
         _report(f"{name}, 2 workers", ours, layouts, times, (rows, bars))
     bars.append(Bar(f"{name}: one worker / two", ratio(times["one worker"], times["ours"]), MIN_SPEED_UP, "min"))
+
+
+def _ceiling(spec: str, here: Site, ours: Layout, rounds: int) -> list[dict[str, Cell]]:
+    """What two processes on this machine can do at best, and what the halo leaves of it; nothing is sent."""
+    whole: list[Job] = [(here.captured.graph.cuts[0].name, here.end.name, None)]
+    with bystanders(spec, len(ours.crew)) as processes:
+        alone_s, both_s, tiles_s = [], [], []
+        for _ in range(3):
+            [[alone]] = together(processes[:1], [whole], rounds)
+            alone_s.append(alone)
+            both_s.append(max(seconds for [seconds] in together(processes, [whole] * len(processes), rounds)))
+            found = together(processes, [jobs_of(ours, worker) for worker in ours.crew], rounds)
+            tiles_s.append(computing_s(ours, dict(zip(ours.crew, found, strict=True))))
+    label, count = f"{here.captured.graph.name}, 2 processes, nothing sent", len(ours.crew)
+    return [
+        {"what": label, "layout": "untiled, one alone", "frame_ms": _ms(alone_s), "speed-up": 1.0},
+        {"what": label, "layout": "untiled, one in each at once", "frame_ms": _ms(both_s),
+         "speed-up": round(count * ratio(alone_s, both_s), 2)},
+        {"what": label, "layout": "ours, the tiles of both at once", "frame_ms": _ms(tiles_s),
+         "speed-up": round(ratio(alone_s, tiles_s), 2)},
+    ]  # fmt: skip
+
+
+def _ms(seconds: Sequence[float]) -> float:
+    return round(1e3 * statistics.median(seconds), 1)
 
 
 def _uneven(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]) -> None:
@@ -142,7 +186,7 @@ def _report(
     for name, layout in layouts.items():
         rows.append({
             "what": label, "layout": name, "stacks": layout.merges,
-            "frame_ms": round(1e3 * statistics.median(times[name]), 1),
+            "frame_ms": _ms(times[name]),
             "speed-up": round(ratio(times["one worker"], times[name]), 2),
         })  # fmt: skip
         if name in RIVALS and layout.pieces != ours.pieces:
