@@ -1,7 +1,7 @@
 """A deployment whose nodes are killed, frozen and restarted, and what must hold of its stream all the while.
 
-The device that is watched runs in this process; edge, cloud, tile workers, scheduler and other cameras in processes of
-their own. Every admitted frame must have exactly one right result, in order, and frames/s must be back soon after each
+The device that is watched runs in this process; edge, cloud, tile workers and scheduler in processes of their
+own. Every admitted frame must have exactly one right result, in order, and frames/s must be back soon after each
 fault.
 """
 
@@ -19,22 +19,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from nodes.admission import Outcome, Waiting
 from nodes.agent import REPORT_INTERVAL_S, SchedulerAddress
 from nodes.device import DeviceNode, StreamSettings
 from nodes.launch import Child, Family
-from nodes.machine import machine_profile
 from nodes.node import NodeSettings
 from pipeline.frames.prefetch import Prefetcher
 from pipeline.frames.source import Frame
 from pipeline.frames.sources import open_source
 from pipeline.model.graph import INPUT
 from pipeline.model.spec import LoadedModel
-from pipeline.plan import device_only
+from pipeline.plan import Tier, device_only
 from pipeline.stage import prepare
-from scheduler.catalogue import slowed
 from scheduler.handmade import worker_name
 from scheduler.registry import MISSED_HEARTBEATS
 from tests.data import DATA
@@ -47,9 +43,6 @@ FPS = 20.0
 
 WINDOW_S = 0.5
 """Frames/s are measured over this long."""
-
-CAMERA_SPEED = 0.01
-"""Emulated, of the other cameras."""
 
 WARM_UP_S = 1.0
 RECOVERY_S = MISSED_HEARTBEATS * REPORT_INTERVAL_S + WARM_UP_S + WINDOW_S
@@ -67,11 +60,6 @@ class Chaos:
     fps: float = FPS
     tile_workers: int = 0
     """Beside the edge node, which is one itself; the fixed plan is in tiles where there are any."""
-    cameras: int = 0
-    """Other devices, each with a stream of its own."""
-    planner: str = "fixed"
-    speed: float = 1.0
-    """Emulated, of the device that is watched; the joint planner knows of it."""
     outcomes: list[Outcome] = field(default_factory=list)
     emitted_s: list[float] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
@@ -91,7 +79,7 @@ class Chaos:
         with self.family:
             for child in [self.start(name) for name in self.names]:
                 self.family.wait_ready(child, 60.0)
-            settings = NodeSettings("device-1", self.address, emulate_speed=self.speed)
+            settings = NodeSettings("device-1", self.address)
             stream = StreamSettings(STREAM, first_plan_timeout_s=60.0, needs_plan=True)
             self.device = DeviceNode(settings, self.model, stream, self._emit)
             self.device.start()
@@ -108,7 +96,7 @@ class Chaos:
     def names(self) -> list[str]:
         """Everybody who may be hurt."""
         tiles = (worker_name(number + 1) for number in range(self.tile_workers))
-        return ["scheduler", "edge-1", "cloud-1", *tiles, *(f"device-{number + 2}" for number in range(self.cameras))]
+        return ["scheduler", "edge-1", "cloud-1", *tiles]
 
     def start(self, name: str) -> Child:
         """Start a process, also one that was killed."""
@@ -123,23 +111,12 @@ class Chaos:
         return self.family.start(name, arguments)
 
     def _planning(self) -> list[str]:
-        if self.planner == "fixed":
-            return ["--tiles", str(self.tile_workers + 1)] if self.tile_workers else []
-        profile, slow, whole = machine_profile(self.model.captured), self.folder / "slow.json", self.folder / "*.json"
-        profile.save(whole)
-        slowed(profile, "device-1", self.speed).save(slow)
-        return ["--planner", self.planner, "--profile", f"*={whole}", "--profile", f"device-1={slow}"]
+        return ["--tiles", str(self.tile_workers + 1)] if self.tile_workers else []
 
     def _node(self, name: str) -> list[str]:
-        kind = name.partition("-")[0]
         address = f"{self.address.reports},{self.address.plans}"
-        arguments = [kind, "--name", name, "--model", self.spec, "--scheduler", address, "--torch-threads", "1"]
-        if kind != "device":
-            return arguments
-        # Slow, so that another camera does not take what the watched stream is to be judged by.
-        run_dir = self.folder / f"{name}-{len(self.faults)}"
-        source = ["--source", "scene:", "--admit", "every", "--emulate-speed", str(CAMERA_SPEED)]
-        return [*arguments, *source, "--run-dir", str(run_dir), "--first-plan-timeout", "2"]
+        kind = name.partition("-")[0]
+        return [kind, "--name", name, "--model", self.spec, "--scheduler", address, "--torch-threads", "1"]
 
     def hurt(self, rng: random.Random) -> None:
         """Do one thing at random: hurt somebody who is well, or mend somebody who is not."""
@@ -202,10 +179,9 @@ class Chaos:
     def runs_with_others(self, limit_s: float) -> bool:
         """Whether, within `limit_s`, a plan is in force that leaves the device (the fixed one: on all tiers)."""
         deadline_s, pause = time.monotonic() + limit_s, threading.Event()
-        tiers = 3 if self.planner == "fixed" else 2
-        while len(self.device.admission.plan.nodes) < tiers and time.monotonic() < deadline_s:
+        while len(self.device.admission.plan.nodes) < len(Tier) and time.monotonic() < deadline_s:
             pause.wait(0.02)
-        return len(self.device.admission.plan.nodes) >= tiers
+        return len(self.device.admission.plan.nodes) >= len(Tier)
 
     def check(self) -> None:
         """Every admitted frame has exactly one right result, in order."""
@@ -218,20 +194,6 @@ class Chaos:
             wanted = expected[outcome.waiting.frame.number % len(expected)]
             error = float((outcome.outputs[name] - wanted).abs().max())
             assert error <= 1e-5 * float(wanted.abs().max()), f"frame {outcome.header.frame}: {error}"
-
-    def check_cameras(self) -> int:
-        """The other cameras' results are in order, none missing and none twice, up to when each was killed.
-
-        Returns:
-            Their number.
-        """
-        count = 0
-        for found in sorted(self.folder.glob("device-*/results.jsonl")):
-            whole = found.read_bytes().rpartition(b"\n")[0].splitlines()
-            numbers = [msgspec.json.decode(line)["frame"] for line in whole]
-            assert numbers == list(range(len(numbers))), found
-            count += len(numbers)
-        return count
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         os.kill(self.family.children[name].process.pid, number)
@@ -278,8 +240,6 @@ def rampage(chaos: Chaos, seed: int, faults: int) -> None:
         assert chaos.runs_with_others(30.0), chaos.state()
         chaos.recover()
     chaos.check()
-    others = chaos.check_cameras()
     ledger = chaos.device.admission.ledger
     print(f"{ledger.admitted} frames, admitted again: {dict(ledger.readmissions)}, {dict(ledger.drops)}")  # noqa: T201
-    print(f"{others} frames of other cameras")  # noqa: T201
     print(f"back after at most {max(chaos.recoveries_s):.1f} s: {chaos.faults}")  # noqa: T201
