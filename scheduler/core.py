@@ -293,11 +293,14 @@ class SchedulerCore:
         if state.before is None or not state.switches or now - state.switches[-1].at_s < self.config.measure_s:
             return
         before, after = state.before, state.report
-        ratio = 0.0
         if state.switched_gain is not None and state.switched_gain.goal is Goal.LATENCY:
-            ratio = before.latency_s.window / max(1e-9, after.latency_s.window)
-        elif before.fps.window > 0.0:
-            ratio = after.fps.window / before.fps.window
+            base, gained = after.latency_s.window, before.latency_s.window
+        else:
+            base, gained = before.fps.window, after.fps.window
+        if base <= 0.0:
+            state.before = None  # no result came before the switch, or none has since: nothing to hold it against
+            return
+        ratio = gained / base
         predicted = state.switches[-1].predicted
         state.record_measured(ratio)
         figures = {"predicted": predicted, "measured": ratio}
@@ -389,6 +392,11 @@ class SchedulerCore:
         if refused is not None:
             self._give_up(state, [refused[0]], f"node {refused[0]} refuses: {refused[1]}", now)
         elif state.prepared.announced is not None and not waiting:
+            regret = self._desk.regret(state, Outlook(self.registry, self.streams, now))
+            if regret:
+                self._note(about(state, "abandon", regret, now, plan))
+                state.abandon(now, ban=False)
+                return
             state.commit()
             self._note(about(state, "commit", f"all nodes are ready; {state.prepared.reason}", now, plan))
         elif now - state.prepared.since_s > PREPARE_TIMEOUT_S:

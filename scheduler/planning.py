@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -117,6 +117,26 @@ class PlanDesk:
         elif signature(advice.plan) != state.kept:
             state.kept = signature(advice.plan)
             self._note(DecisionRecord(now, "keep", verdict.reason, state.stream, plan=advice.plan, figures=figures))
+
+    def regret(self, state: StreamState, outlook: Outlook) -> str:
+        """Why the prepared plan is no longer worth its switch, or an empty string.
+
+        Nodes take a second or more to build a plan; what it was made for, an outage as a rule, may be over by then.
+        A plan that is not there for its gain (the running one cannot go on, or breaks a bound) is not asked.
+        """
+        prepared = state.prepared
+        if prepared is None or prepared.gain is None or state.settings.planner == "fixed":
+            return ""
+        world = outlook.world(state)
+        try:
+            here = self._advisor.advise(world)
+            there = self._advisor.advise(replace(world, current=prepared.plan))
+        except AnabranchError:
+            return ""
+        if here.current_cost is None or there.current_cost is None or here.current_broken:
+            return ""
+        found = gain(state.settings.objective, here.current_cost, there.current_cost, world.fps)
+        return f"{found.goal} gain is {found.ratio:.2f} by now" if found.ratio < 1.0 else ""
 
     def _prepare(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from scheduler.events import (
     decode_line,
     encode_line,
 )
-from scheduler.reports import Report
+from scheduler.reports import Figure, Report
 from scheduler.streams import same
 from tests.scheduler.toys import MODEL, ToyAdvisor, ToyCluster, ToyDevice, ToyNode, plan_of
 
@@ -69,6 +70,33 @@ def test_nothing_is_committed_before_every_node_is_ready() -> None:
     assert device.epoch == 0
     made.run(6.0)
     assert _nodes(device) == ("phone", "edge")
+
+
+def test_a_plan_whose_reason_has_gone_while_it_was_built_is_not_committed() -> None:
+    made, device, edge = cluster()
+    edge.build_s = 8.0
+    made.run(4.0)
+    assert made.decisions("prepare", "commit") == ["prepare"]
+    edge.goodput_bps["phone"] = 0.5e6  # far too slow for the frames by the time that the edge is ready
+    made.run(30.0)
+    assert made.decisions("commit", "switched", "abandon")[0] == "abandon"
+    assert _nodes(device) == ("phone",)
+    edge.goodput_bps["phone"], edge.build_s = FAST, 0.3
+    made.run(40.0)
+    assert _nodes(device) == ("phone", "edge"), "the plan was given up, not banned"
+    assert len(device.results) == device.number
+
+
+def test_no_gain_is_read_off_a_time_without_results() -> None:
+    made, device, _ = cluster()
+    silent = Figure(0.0, 0.0, 0.0)
+    told = device.streams
+    device.streams = lambda now: tuple(  # type: ignore[method-assign]
+        msgspec.structs.replace(each, fps=silent if each.epoch == 0 else each.fps) for each in told(now)
+    )
+    made.run(20.0)
+    assert "switched" in made.decisions()
+    assert not made.decisions("measured")
 
 
 def test_a_dead_node_is_left_at_once_and_its_frames_come_back() -> None:
