@@ -83,7 +83,7 @@ def _frame_s(captured: CapturedModel, speed: float, torch_device: str) -> float:
     torch.set_num_threads(1)
     try:
         program = prepare(captured, device_only("rhythm", "device", captured.graph), 0, torch_device)
-        compute = EmulatedSpeed(speed).around(program.compute, warm=True)
+        compute = EmulatedSpeed(speed).around(program.compute)
         inputs = {INPUT: torch.randint(0, 256, captured.example.shape, dtype=torch.uint8)}
         times = []
         for _ in range(RHYTHM_FRAMES):

@@ -90,7 +90,7 @@ class Node:
         settings = self.settings
         hop = plan.hop_of(self.name)
         program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout)
-        return replace(program, compute=self.speed.around(program.compute, warm=True))
+        return replace(program, compute=self.speed.around(program.compute))
 
     def start(self) -> Endpoints:
         """Bind the inbox and start the threads; returns where peers reach this node."""

@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 ARRIVALS = 64
 """Messages received and not yet unpacked. The devices' credit windows keep it far below; beyond it TCP pushes back."""
 
-WARM_BELOW = 1.0 / 3.0
-"""Emulated speed from which on a frame can be computed twice within its time."""
-
 Item = TypeVar("Item")
 
 
@@ -91,24 +88,14 @@ class EmulatedSpeed:
     def __init__(self, factor: float = 1.0) -> None:
         self.factor = factor
 
-    def around(self, compute: Compute, warm: bool = False) -> Compute:
-        """`compute`, made slower; as it is where the speed is the real one.
-
-        Args:
-            compute: what a frame takes; a function of its inputs alone.
-            warm: compute every frame of a much slower node twice, and take the time of the second. Behind its sleep
-                the node finds caches cold that a machine of that speed would have warm, and what this costs would be
-                multiplied along: a quarter more, for ResNet-18 at a tenth of the speed.
-        """
+    def around(self, compute: Compute) -> Compute:
+        """`compute`, made slower; as it is where the speed is the real one."""
         if self.factor >= 1.0:
             return compute
-        warm = warm and self.factor <= WARM_BELOW
 
         def slowed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             # The thread's own time: what else keeps this machine busy is not the emulated node's business.
             wall_s = time.monotonic()
-            if warm:
-                compute(tensors)
             own_s = time.thread_time()
             made = compute(tensors)
             wanted_s = (time.thread_time() - own_s) / self.factor

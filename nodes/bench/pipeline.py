@@ -123,7 +123,7 @@ def _stage_times(loaded: LoadedModel, plan: Plan, speeds: dict[Tier, float], run
     for hop, stage in enumerate(plan.stages):
         # Padded as its node pads it: behind a sleep the caches are colder than in a tight loop.
         program = prepare(loaded.captured, plan, hop)
-        compute = EmulatedSpeed(speeds.get(stage.tier, 1.0)).around(program.compute, warm=True)
+        compute = EmulatedSpeed(speeds.get(stage.tier, 1.0)).around(program.compute)
         taken = []
         for _ in range(runs):
             begin = time.monotonic()
