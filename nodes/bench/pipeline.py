@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from nodes.bench.report import Bar, BenchReport, Cell
+from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.local import LocalRun, RunSettings
 from nodes.stage import EmulatedSpeed
 from nodes.summary import Summary
@@ -26,7 +26,7 @@ from pipeline.stage import prepare
 from scheduler.handmade import even_cuts, plan_of
 
 ROUNDS = 5
-FRAMES = 40
+FRAMES = 30
 MIN_SHARE = 0.95
 """Of the bound, that a pipeline must reach."""
 
@@ -77,7 +77,7 @@ def _measure(case: Case, rounds: int, frames: int) -> tuple[dict[str, Cell], lis
     loaded = load_model(case.model)
     plan = _plan(case, loaded)
     shares, bounds, measured, outside = [], [], [], []
-    for _ in range(rounds):
+    for number in range(rounds):
         before = _stage_times(loaded, plan, dict(case.speeds))
         summary = _live(case, plan, frames)
         after = _stage_times(loaded, plan, dict(case.speeds))
@@ -85,6 +85,7 @@ def _measure(case: Case, rounds: int, frames: int) -> tuple[dict[str, Cell], lis
         slowest_s = max((early + late) / 2 for early, late in zip(before, after, strict=True))
         bounds.append(1.0 / slowest_s)
         measured.append(summary.fps)
+        tell(f"{case.model}, {case.part}: round {number + 1} of {rounds}, {summary.fps * slowest_s:.3f} of the bound")
         shares.append(summary.fps * slowest_s)
         outside.append(max(_overhead(stage.unpack_s + stage.pack_s, stage.compute_s) for stage in summary.stages))
     name = f"{loaded.captured.graph.name}, {case.part}"
@@ -116,7 +117,7 @@ def _plan(case: Case, loaded: LoadedModel) -> Plan:
     return plan_of(graph, "device-1", nodes, ",".join(cut.name for cut in cuts), case.codec)
 
 
-def _stage_times(loaded: LoadedModel, plan: Plan, speeds: dict[Tier, float], runs: int = 9) -> list[float]:
+def _stage_times(loaded: LoadedModel, plan: Plan, speeds: dict[Tier, float], runs: int = 8) -> list[float]:
     """Median seconds of each stage by itself, at its node's emulated speed."""
     tensors = {INPUT: torch.randint(0, 256, loaded.captured.example.shape, dtype=torch.uint8)}
     times = []
