@@ -2,59 +2,56 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from nodes.commands import (
-    bench,
-    calibrate,
-    cloud,
-    compare,
-    device,
-    edge,
-    link,
-    model,
-    plan,
-    profile,
-    replay,
-    run,
-    scheduler,
-    simulate,
-    tile,
-    traces,
-)
 from nodes.quiet import FewLines
 from pipeline.errors import AnabranchError
 from pipeline.model import memory
 from traces.errors import TraceError
 
+COMMANDS = (
+    "run", "device", "edge", "tile", "cloud", "scheduler", "profile", "calibrate", "plan", "simulate", "replay",
+    "compare", "link", "bench", "model", "traces",
+)  # fmt: skip
+"""Each is a module of `nodes.commands` with a function, or a group of commands `app`, of that name."""
+
+
+class OneAtATime(TyperGroup):
+    """Imports the command that is asked for, and no other: a node starts without what plots and planners need."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the help page."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"nodes.commands.{cmd_name}")
+        group = getattr(module, "app", None)
+        if group is None:
+            group = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            group.command(cmd_name)(getattr(module, cmd_name))
+        command = typer.main.get_command(group)
+        command.name = cmd_name
+        return command
+
+
 app = typer.Typer(
     name="anabranch",
+    cls=OneAtATime,
     help="A convolutional network's answer for every video frame, cut over device, edge and cloud.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.command("run")(run.run)
-app.command("device")(device.device)
-app.command("edge")(edge.edge)
-app.command("tile")(tile.tile)
-app.command("cloud")(cloud.cloud)
-app.command("scheduler")(scheduler.scheduler)
-app.command("profile")(profile.profile)
-app.command("calibrate")(calibrate.calibrate)
-app.command("plan")(plan.plan)
-app.command("simulate")(simulate.simulate)
-app.command("replay")(replay.replay)
-app.command("compare")(compare.compare)
-app.command("link")(link.link)
-app.command("bench")(bench.bench)
-app.add_typer(model.app, name="model")
-app.add_typer(traces.app, name="traces")
 
 
 @app.callback()

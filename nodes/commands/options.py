@@ -14,7 +14,6 @@ from nodes.config import Deployment, NodeConfig, read_deployment
 from pipeline.errors import ConfigError
 from pipeline.model.layouts import Layout
 from scheduler.reports import Endpoints
-from scheduler.simulate.scenario import POLICIES
 
 Model = Annotated[
     str, typer.Option(help="`builtin`, `package.module:factory`, or a saved .pt2.", show_default=True, metavar="SPEC")
@@ -49,7 +48,6 @@ Goals = Annotated[
     str, typer.Option("--objective", help="Goals in order of priority: throughput, latency, bytes, cloud, energy.")
 ]
 MaxDrop = Annotated[float, typer.Option(help="Accuracy that a plan may cost, as a share (0.01: one point).", min=0)]
-Policy = Annotated[str, typer.Option(help=f"Who plans: {', '.join(POLICIES)}.")]
 Cut = Annotated[str, typer.Option(help="Of the policy `fixed`: where each part but the last ends; empty: even parts.")]
 Codec = Annotated[str, typer.Option(help="Of the policy `fixed`: codec of every link, or one per link.")]
 Traces = Annotated[

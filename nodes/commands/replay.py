@@ -12,6 +12,7 @@ from rich.console import Console
 from nodes.admission import Admit
 from nodes.commands import options as opt
 from nodes.commands.device import Annotate, Frames, Seconds, Source
+from nodes.commands.simulate import Policy
 from nodes.commands.traces import trace_errors
 from nodes.deciding import MAX_DROP
 from nodes.local import LocalRun, RunSettings, default_run_dir
@@ -31,7 +32,7 @@ def replay(
     frames: Frames = None,
     seconds: Seconds = None,
     admit: Annotated[Admit, typer.Option("--admit", help="What a full window does to the source.")] = Admit.EVERY,
-    policy: opt.Policy = "joint",
+    policy: Policy = "joint",
     objective: opt.Goals = "throughput,latency",
     max_drop: opt.MaxDrop = MAX_DROP,
     calibration: Annotated[Path | None, typer.Option(help="What packing costs, from `anabranch calibrate`.")] = None,

@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError
 from pipeline.frames.sources import open_source
 from scheduler.simulate import simulate as run_simulation
 from scheduler.simulate.record import RunRecord
+from scheduler.simulate.scenario import POLICIES
 
 Profiles = Annotated[
     list[str],
@@ -30,13 +31,15 @@ Profiles = Annotated[
     ),
 ]
 
+Policy = Annotated[str, typer.Option(help=f"Who plans: {', '.join(POLICIES)}.")]
+
 
 def simulate(
     trace: opt.Traces,
     source: Annotated[str, typer.Option(help="Under --admit latest, its frame rate counts; see also --fps.")] = "",
     model: opt.Model = "builtin",
     weights: opt.Weights = None,
-    policy: opt.Policy = "joint",
+    policy: Policy = "joint",
     objective: Annotated[str, typer.Option(help="Goals in order: throughput, latency, bytes, ...")] = (
         "throughput,latency"
     ),
