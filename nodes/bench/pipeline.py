@@ -26,6 +26,8 @@ from pipeline.stage import prepare
 from scheduler.handmade import even_cuts, plan_of
 
 ROUNDS = 5
+STREAM_S = 6.0
+"""Each run has as many frames as the bound lets through in this time, and at least `FRAMES`."""
 FRAMES = 30
 MIN_SHARE = 0.95
 """Of the bound, that a pipeline must reach."""
@@ -61,25 +63,32 @@ CASES = (
 )
 
 
-def run(rounds: int = ROUNDS, frames: int = FRAMES) -> BenchReport:
-    """Measure all cases."""
+def run(networks: str = "", rounds: int = ROUNDS) -> BenchReport:
+    """Measure all cases, or those of some networks.
+
+    Args:
+        networks: parts of their names, by comma, such as `resnet18`.
+        rounds: of each case.
+    """
     torch.set_num_threads(1)
     rows: list[dict[str, Cell]] = []
     bars: list[Bar] = []
     for case in CASES:
-        row, case_bars = _measure(case, rounds, frames)
+        if not any(name in case.model for name in networks.split(",")):
+            continue
+        row, case_bars = _measure(case, rounds)
         rows.append(row)
         bars.extend(case_bars)
     return BenchReport("pipeline", rows, bars)
 
 
-def _measure(case: Case, rounds: int, frames: int) -> tuple[dict[str, Cell], list[Bar]]:
+def _measure(case: Case, rounds: int) -> tuple[dict[str, Cell], list[Bar]]:
     loaded = load_model(case.model)
     plan = _plan(case, loaded)
     shares, bounds, measured, outside = [], [], [], []
     for number in range(rounds):
         before = _stage_times(loaded, plan, dict(case.speeds))
-        summary = _live(case, plan, frames)
+        summary = _live(case, plan, max(FRAMES, round(STREAM_S / max(before))))
         after = _stage_times(loaded, plan, dict(case.speeds))
         # The machine's speed drifts: a run counts against what its stages took on either side of it.
         slowest_s = max((early + late) / 2 for early, late in zip(before, after, strict=True))
