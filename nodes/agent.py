@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from nodes.sockets import SocketFactory
+from nodes.sockets import RETRY_S, SocketFactory
 from pipeline.errors import WireError
 from pipeline.plan import Tier
 from scheduler.commands import Announcement, Command, Refusal
@@ -107,20 +107,26 @@ class Agent:
             self._thread.join(timeout=10)
 
     def _run(self, factory: SocketFactory, scheduler: SchedulerAddress) -> None:
+        while not self._stopping.is_set():
+            self._serve(factory, scheduler)
+
+    def _serve(self, factory: SocketFactory, scheduler: SchedulerAddress) -> None:
+        """Report and listen until this node stops, or its key is refused: then new sockets have to try again."""
         topics = (topic(self.identity.name),)
         plans, _ = factory.subscriber(scheduler.plans, bind=False, topics=topics)
         reports, _ = factory.publisher(scheduler.reports, bind=False)
         reports.setsockopt(zmq.LINGER, 200)  # the farewell may still be on its way as the socket closes
         with plans, reports:
             due_s = 0.0
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not _is_due_again(factory, scheduler):
                 if time.monotonic() >= due_s or self._urgent.is_set() or self._jumped():
                     self._urgent.clear()
                     self._report(reports)
                     due_s = time.monotonic() + self.interval_s
                 if plans.poll(URGENT_CHECK_MS):
                     self._listen(plans)
-            self._report(reports, leaving=True)
+            if self._stopping.is_set():
+                self._report(reports, leaving=True)
 
     def _report(self, reports: zmq.Socket[bytes], leaving: bool = False) -> None:
         identity = self.identity
@@ -169,3 +175,12 @@ class Agent:
         if command.incarnation == self.identity.incarnation and command.reason != self.refusal:
             self.refusal = command.reason
             logger.error("%s is refused: %s", self.identity.name, command.reason)
+
+
+def _is_due_again(factory: SocketFactory, scheduler: SchedulerAddress) -> bool:
+    for endpoint in (scheduler.plans, scheduler.reports):
+        trouble = factory.trouble(endpoint)
+        if trouble is not None and time.monotonic() - trouble.at_s > RETRY_S:
+            factory.tried(endpoint)
+            return True
+    return False

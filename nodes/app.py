@@ -18,7 +18,7 @@ from traces.errors import TraceError
 
 COMMANDS = (
     "run", "device", "edge", "tile", "cloud", "scheduler", "profile", "calibrate", "plan", "simulate", "replay",
-    "compare", "link", "bench", "model", "traces",
+    "compare", "doctor", "link", "bench", "keys", "model", "traces",
 )  # fmt: skip
 """Each is a module of `nodes.commands` with a function, or a group of commands `app`, of that name."""
 

@@ -82,6 +82,9 @@ class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: Path | None = None
     labels: Path | None = None
     insecure: bool = False
+    """Bind beyond loopback although there are no keys."""
+    keys: Path | None = None
+    """Folder of keys, on each node's own machine: see `anabranch keys`."""
 
     def named(self, name: str) -> NodeConfig:
         """The node of that name.

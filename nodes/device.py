@@ -13,6 +13,7 @@ import msgspec
 from nodes.admission import Admission, Admit, Outcome, Waiting
 from nodes.handoff import Closed, Handoff
 from nodes.inbox import Incoming, receive
+from nodes.keys import Purpose
 from nodes.node import Node, NodeSettings
 from pipeline.errors import AnabranchError, NodeError
 from pipeline.frames.wire import REASONS, Buffer, DropNotice, FrameHeader, Head, Message, Ping, Pong, check_tensors
@@ -79,7 +80,7 @@ class DeviceNode(Node):
         program = self.build(self._fallback)
         if program is not None:
             self.epochs.add(program)
-        inbox, endpoint = self.factory.pull(self.settings.listen)
+        inbox, endpoint = self.factory.pull(self.settings.listen, Purpose.RESULTS)
         endpoints = Endpoints(results=self.settings.advertise or endpoint)
         self.directory.learn(self.stream.stream, self.name, {self.name: endpoints})
         self.loop.start()
@@ -164,6 +165,9 @@ class DeviceNode(Node):
     def _go_on_without_plan(self) -> None:
         heard = self.agent is not None and self.agent.heard_at_s is not None
         why = "its scheduler has no plan that can run yet" if heard else "its scheduler does not answer"
+        trouble = self.settings.scheduler and self.factory.trouble(self.settings.scheduler.plans)
+        if trouble:
+            why = trouble.text
         if self.stream.needs_plan:
             raise NodeError(
                 f"stream {self.stream.stream}",
@@ -200,7 +204,7 @@ class DeviceNode(Node):
     def _sort(self, incoming: Incoming) -> None:
         header = incoming.message.header
         if isinstance(header, Ping):
-            self.loop.pong(header, incoming.received_s)
+            self.loop.pong(header, incoming.received_s, incoming.message.reply_to)
         elif isinstance(header, FrameHeader | DropNotice):
             # Nobody but who was sent the frame knows the number of the attempt: what names another is late, or forged.
             if header.stream != self.stream.stream or not self.admission.expects(header.frame, header.attempt):

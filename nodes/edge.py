@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from nodes.keys import Purpose
 from nodes.links import LinkMeter
 from nodes.node import ANY_PORT, Node, NodeSettings
 from nodes.tiles.coordinator import Coordinator
@@ -26,7 +27,7 @@ class EdgeNode(Node):
     def start(self) -> Endpoints:
         """Bind both inboxes and start the threads."""
         inbox, endpoint = self.factory.pull(self.settings.listen)
-        answers, answers_endpoint = self.factory.pull(beside(self.settings.listen))
+        answers, answers_endpoint = self.factory.pull(beside(self.settings.listen), Purpose.ANSWERS)
         endpoints = Endpoints(
             frames=self.settings.advertise or endpoint,
             tiles=moved(answers_endpoint, self.settings.advertise),

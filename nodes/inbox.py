@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import zmq
 
@@ -17,8 +17,9 @@ from nodes.handoff import Closed
 from nodes.links import LinkMeter
 from pipeline.errors import WireError
 from pipeline.frames import wire
-from pipeline.frames.wire import MAX_TENSOR_BYTES, Message
+from pipeline.frames.wire import MAX_TENSOR_BYTES, FrameHeader, Header, Message, Ping
 from scheduler.patience import Source, bound_port, source_of
+from scheduler.service import sender_of
 from scheduler.unread import Unread
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def _next(socket: zmq.Socket[bytes], links: LinkMeter, heard: set[Source]) -> In
     if not links.door.bears(source):
         return None
     try:
-        message = wire.decode([part.buffer for part in parts])
+        message = decode(parts)
     except WireError as error:
         links.refuse("bad-message")
         logger.warning("message from %s dropped: %s", "a peer" if source is None else source.label, error)
@@ -80,3 +81,31 @@ def _next(socket: zmq.Socket[bytes], links: LinkMeter, heard: set[Source]) -> In
         return None
     links.saw(message, received_s)
     return Incoming(message, received_s, source)
+
+
+def decode(parts: Sequence[zmq.Frame]) -> Message:
+    """Check and decode a multipart message, taken from its socket with `copy=False`.
+
+    Raises:
+        WireError: not a valid message, or one that names another node than the one whose key it came with.
+    """
+    message = wire.decode([part.buffer for part in parts])
+    sender = sender_of(parts[0])
+    if sender is not None and sender.node != (said := said_sender(message.header)):
+        raise WireError(f"message of node {sender.node}", f"says that it is from {said!r}", "a node speaks for itself")
+    if isinstance(message.header, Ping) and message.header.port:
+        return replace(message, reply_to=_back(parts[0], message.header.port))
+    return message
+
+
+def _back(part: zmq.Frame, port: int) -> str:
+    """A port of the machine that a message came from: never of another one that the message might name."""
+    host = str(part.get("Peer-Address"))
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def said_sender(header: Header) -> str:
+    """The node that a message says it is from."""
+    if isinstance(header, FrameHeader):
+        return header.hops[-1].node if header.hops else ""
+    return header.node

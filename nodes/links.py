@@ -93,4 +93,4 @@ def _round_trip(pong: Pong, returned_s: float) -> RoundTrip:
 
 def answer(name: str, ping: Ping, received_s: float) -> Pong:
     """The pong to a ping that came in at `received_s`."""
-    return Pong(name, ping.sent_ns, int(received_s / NS), time.monotonic_ns())
+    return Pong(name, ping.sent_ns, int(received_s / NS), time.monotonic_ns(), time.time_ns())

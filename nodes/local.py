@@ -14,7 +14,9 @@ from rich.console import Console
 
 from nodes.admission import Admit
 from nodes.deciding import FIXED, MAX_DROP
+from nodes.keys import Keyring, Role
 from nodes.launch import Child, Family, failure
+from nodes.local_keys import local_keys
 from nodes.local_links import LocalLinks
 from nodes.machine import emulated_profile
 from nodes.summary import Summary, create_run_folder
@@ -63,10 +65,16 @@ class RunSettings:
     """The source is taken to end after so long."""
     tiling: Tiling = field(default_factory=Tiling)
     """Of the fixed planner's plan."""
+    keys: str = ""
+    """Folder of keys; `new` for throw-away keys; empty for none."""
 
     def names(self) -> dict[Tier, str]:
         """The node of each tier that takes part."""
         return {tier: f"{tier}-1" for tier in self.tiers}
+
+    def roles(self) -> dict[str, Role]:
+        """The role of every node's key."""
+        return {name: Role(tier) for tier, name in self.names().items()} | dict.fromkeys(self.workers(), Role.TILE)
 
     def workers(self) -> list[str]:
         """The tile workers."""
@@ -85,6 +93,7 @@ class LocalRun:
         self.console = console
         self.watch = Watch()
         self._interrupted = threading.Event()
+        self._keys: Path | None = None
 
     def run(self) -> Summary:
         """Check, start, watch, stop; returns what the device wrote down."""
@@ -96,7 +105,11 @@ class LocalRun:
         terminated = signal.signal(signal.SIGTERM, lambda *_: self._interrupted.set())
         try:
             links = LocalLinks(self.settings.names(), self.settings.links, self.settings.delays)
-            with links.running(), Family(self.settings.run_dir / "logs") as family:
+            with (
+                local_keys(self.settings.keys, self.settings.roles()) as self._keys,
+                links.running(),
+                Family(self.settings.run_dir / "logs") as family,
+            ):
                 self._start(family, links, graph_file, profiles)
         finally:
             signal.signal(signal.SIGINT, previous)
@@ -138,8 +151,9 @@ class LocalRun:
         arguments = [*self._node_arguments(Tier.DEVICE, address, links), *self._stream_arguments()]
         device = family.start(names[Tier.DEVICE], ["device", *arguments])
         stop = threading.Event()
+        viewing = Keyring.of_role(self._keys, Role.VIEWER) if self._keys is not None else None
         viewer = threading.Thread(
-            target=follow, args=(self.watch, scheduler.endpoints["plans"], self.console, stop), name="view"
+            target=follow, args=(self.watch, scheduler.endpoints["plans"], self.console, stop, viewing), name="view"
         )
         viewer.start()
         try:
@@ -189,7 +203,7 @@ class LocalRun:
             "--tile-codec", settings.tiling.codec,
             "--log", str(settings.run_dir / "events.jsonl"), "--planner", settings.policy,
             "--objective", settings.objective, "--max-drop", str(settings.max_drop), *profiles, *shaped,
-            *(["--calibration", str(settings.calibration)] if settings.calibration else []),
+            *(["--calibration", str(settings.calibration)] if settings.calibration else []), *self._key_arguments(),
         ]  # fmt: skip
 
     def _node_arguments(self, tier: Tier, address: str, links: LocalLinks) -> list[str]:
@@ -205,7 +219,10 @@ class LocalRun:
         ]  # fmt: skip
         if settings.weights is not None:
             arguments += ["--weights", str(settings.weights)]
-        return arguments
+        return [*arguments, *self._key_arguments()]
+
+    def _key_arguments(self) -> list[str]:
+        return [] if self._keys is None else ["--keys", str(self._keys)]
 
     def _stream_arguments(self) -> list[str]:
         settings = self.settings

@@ -13,6 +13,7 @@ import zmq
 from nodes.agent import REPORT_INTERVAL_S, Agent, Identity, SchedulerAddress
 from nodes.batches import Batches
 from nodes.epochs import EpochStore
+from nodes.keys import Keyring
 from nodes.links import LinkMeter, answer
 from nodes.outlet import Directory, Outlet
 from nodes.sockets import SocketFactory
@@ -51,6 +52,8 @@ class NodeSettings:
     insecure: bool = False
     batches: Batches = Batches.EXACT
     """Which frames that wait an edge or cloud node computes together."""
+    keys: Keyring | None = None
+    """This node's keys; None for none, and then for loopback alone unless `insecure`."""
     report_interval_s: float = REPORT_INTERVAL_S
 
 
@@ -68,7 +71,7 @@ class Node:
         self.tier = tier
         self.fingerprint = model.captured.graph.fingerprint
         self.directory = Directory(settings.peers)
-        self.factory = SocketFactory(zmq.Context(), settings.insecure)
+        self.factory = SocketFactory(zmq.Context(), settings.insecure, settings.keys)
         self.epochs = EpochStore(self.build, on_change=self.changed)
         outlet = Outlet(settings.name, self.factory, self.directory)
         batches = settings.batches if tier in (Tier.EDGE, Tier.CLOUD) else Batches.OFF

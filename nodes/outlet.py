@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
 import zmq
 
-from nodes.sockets import SocketFactory
-from pipeline.errors import NodeError
+from nodes.sockets import RETRY_S, SocketFactory
+from pipeline.errors import KeysError, NodeError
 from pipeline.frames import wire
 from pipeline.frames.wire import DropNotice, Head, Message
 from pipeline.plan import Plan
@@ -26,6 +28,17 @@ MAX_PEERS = 256
 
 
 T = TypeVar("T")
+
+GUEST_S = 10.0
+"""A connection to somebody who asked for echoes is closed after so long without another."""
+
+
+@dataclass
+class _Guest:
+    node: str
+    endpoint: str
+    socket: zmq.Socket[bytes]
+    seen_s: float = 0.0
 
 
 class Undeliverable(NodeError):
@@ -65,11 +78,14 @@ class Directory:
         """The tiles inbox of a node; empty where it is not known."""
         return self._endpoints(node).tiles
 
+    def origin(self, stream: str) -> str:
+        """The device that `stream` starts at; empty where it is not known."""
+        with self._lock:
+            return self._origins.get(stream, "")
+
     def results(self, stream: str) -> str:
         """The results inbox of the device that `stream` starts at; empty where it is not known."""
-        with self._lock:
-            origin = self._origins.get(stream, "")
-        return self._endpoints(origin).results
+        return self._endpoints(self.origin(stream)).results
 
     def _endpoints(self, node: str) -> Endpoints:
         """Pinned addresses (a shaped link, a tunnel) go before announced ones, field by field."""
@@ -99,7 +115,10 @@ class Outlet:
         self._name = name
         self._factory = factory
         self._directory = directory
-        self._sockets: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
+        self._sockets: OrderedDict[tuple[str, str], zmq.Socket[bytes]] = OrderedDict()
+        """By node and endpoint: another node at the same address has another key."""
+        self._guest: _Guest | None = None
+        """Whoever asked for an echo at a port of his own: one at a time, so that asking costs no peer his socket."""
         self._stuck: set[str] = set()
         """Endpoints that took nothing last time: they get one try without waiting, or every frame would wait anew."""
 
@@ -109,6 +128,7 @@ class Outlet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._see_off(float("inf"))
         for socket in self._sockets.values():
             socket.close()
         self._sockets.clear()
@@ -136,21 +156,43 @@ class Outlet:
     def notify(self, notice: DropNotice) -> None:
         """Tell the stream's device that a frame is given up; it finds out by itself where this fails."""
         try:
-            self._send("device", self._directory.results(notice.stream), Message(notice))
+            device = self._directory.origin(notice.stream)
+            self._send(device, self._directory.results(notice.stream), Message(notice))
         except Undeliverable:
             return
 
-    def measure(self, node: str, message: Message) -> None:
-        """Send a ping, a pong or a probe; lost where the node cannot be reached."""
+    def measure(self, node: str, message: Message, endpoint: str = "") -> None:
+        """Send a ping, a pong or a probe, to the node's inbox or to `endpoint`; lost where it cannot be reached."""
+        now = time.monotonic()
+        self._see_off(now)
+        if endpoint:
+            self._answer(node, endpoint, message, now)
+            return
         try:
             self._send(node, self._directory.inbox(node), message)
         except Undeliverable:
             return
 
+    def _answer(self, node: str, endpoint: str, message: Message, now: float) -> None:
+        if self._guest is None or (self._guest.node, self._guest.endpoint) != (node, endpoint):
+            self._see_off(float("inf"))
+            try:
+                self._guest = _Guest(node, endpoint, self._factory.push(endpoint, node))
+            except (NodeError, KeysError):
+                return
+        self._guest.seen_s = now
+        if self._guest.socket.poll(0, zmq.POLLOUT):  # not for the first one: its connection does not stand yet
+            self._guest.socket.send_multipart(wire.encode(message), zmq.DONTWAIT)
+
+    def _see_off(self, now: float) -> None:
+        if self._guest is not None and now - self._guest.seen_s > GUEST_S:
+            self._guest.socket.close()
+            self._guest = None
+
     def _send(self, node: str, endpoint: str, message: Message, wait: bool = True) -> None:
         if not endpoint:
             raise Undeliverable(f"node {node}", "its address is not known", "check that it runs and reports")
-        socket = self._socket(endpoint)
+        socket = self._socket(node, endpoint)
         flags = 0 if wait and endpoint not in self._stuck else zmq.DONTWAIT
         try:
             if message.payload_bytes >= MIN_MESSAGE_BYTES:
@@ -159,14 +201,24 @@ class Outlet:
             self._stuck.discard(endpoint)
         except zmq.Again as error:
             self._stuck.add(endpoint)
-            raise Undeliverable(f"node {node}", f"takes nothing at {endpoint}", "check that it runs") from error
+            trouble = self._factory.trouble(endpoint)
+            if trouble is None:
+                raise Undeliverable(f"node {node}", f"takes nothing at {endpoint}", "check that it runs") from error
+            if time.monotonic() - trouble.at_s > RETRY_S:
+                self._factory.tried(endpoint)
+                self._sockets.pop((node, endpoint)).close()
+            raise Undeliverable(f"node {node}", trouble.text) from error
 
-    def _socket(self, endpoint: str) -> zmq.Socket[bytes]:
-        if endpoint not in self._sockets:
-            self._sockets[endpoint] = self._factory.push(endpoint)
-        self._sockets.move_to_end(endpoint)
+    def _socket(self, node: str, endpoint: str) -> zmq.Socket[bytes]:
+        key = (node, endpoint)
+        if key not in self._sockets:
+            try:
+                self._sockets[key] = self._factory.push(endpoint, node)
+            except KeysError as error:
+                raise Undeliverable(error.thing, error.condition, error.mend) from error
+        self._sockets.move_to_end(key)
         while len(self._sockets) > MAX_PEERS:
-            oldest, socket = self._sockets.popitem(last=False)
+            (_, oldest), socket = self._sockets.popitem(last=False)
             self._stuck.discard(oldest)
             socket.close()
-        return self._sockets[endpoint]
+        return self._sockets[key]

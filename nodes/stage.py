@@ -80,6 +80,8 @@ class Measurement:
 
     node: str
     message: Message
+    endpoint: str = ""
+    """Where to, if not to the node's inbox."""
 
 
 Deliver = Callable[[FrameHeader, Sequence[wire.Buffer]], None]
@@ -188,18 +190,18 @@ class StageLoop:
         if isinstance(header, FrameHeader):
             self._arrived.put(Arrival(incoming.message, header, incoming.received_s, incoming.source))
         elif isinstance(header, Ping):
-            self.pong(header, incoming.received_s)
+            self.pong(header, incoming.received_s, incoming.message.reply_to)
         elif not isinstance(header, Head | Pong | Probe):
             self.links.refuse("misplaced")
             self.links.door.blame(incoming.source, f"a {type(header).__name__} where frames belong")
 
-    def measure(self, node: str, message: Message) -> None:
+    def measure(self, node: str, message: Message, endpoint: str = "") -> None:
         """Send a ping, a pong or a probe to `node` between two frames."""
-        self._computed.offer(Measurement(node, message))
+        self._computed.offer(Measurement(node, message, endpoint))
 
-    def pong(self, ping: Ping, received_s: float) -> None:
+    def pong(self, ping: Ping, received_s: float, reply_to: str = "") -> None:
         """Answer a ping that came in at `received_s`."""
-        self.measure(ping.node, Message(answer(self.name, ping, received_s)))
+        self.measure(ping.node, Message(answer(self.name, ping, received_s)), reply_to)
 
     def ping_peers(self) -> None:
         """Ask every node that sends here for an echo."""
@@ -269,7 +271,7 @@ class StageLoop:
                 if isinstance(item, DropNotice):
                     self._notify(item)
                 elif isinstance(item, Measurement):
-                    self.outlet.measure(item.node, item.message)
+                    self.outlet.measure(item.node, item.message, item.endpoint)
                 else:
                     self._forward(item)
 

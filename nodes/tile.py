@@ -13,12 +13,13 @@ from torch import Tensor
 
 from nodes.handoff import Closed, Handoff
 from nodes.inbox import Incoming, receive
+from nodes.keys import Purpose
 from nodes.node import Node, NodeSettings
 from nodes.outlet import Undeliverable
 from nodes.tiles.layout import tile_specs
 from nodes.tiles.post import pack_tile, try_codec, unpack_tile
 from pipeline.errors import AnabranchError, ModelMismatch
-from pipeline.frames.wire import Head, Hop, Message, Ping, Pong, Tile, TileDone, TileOrder, TileReady, TileTask
+from pipeline.frames.wire import Head, Hop, Message, Ping, Pong, Probe, Tile, TileDone, TileOrder, TileReady, TileTask
 from pipeline.model.graph import TensorSpec
 from pipeline.model.spec import LoadedModel
 from pipeline.packing import codec
@@ -70,6 +71,8 @@ class Answer:
     task: Task | None = None
     tensors: dict[str, Tensor] | None = None
     compute_s: float = 0.0
+    endpoint: str = ""
+    """Where to, if not to the edge node's inbox."""
 
 
 class TileNode(Node):
@@ -87,7 +90,7 @@ class TileNode(Node):
 
     def start(self) -> Endpoints:
         """Bind the tiles inbox and start the threads; returns where edge nodes reach this worker."""
-        inbox, endpoint = self.factory.pull(self.settings.listen)
+        inbox, endpoint = self.factory.pull(self.settings.listen, Purpose.TILES)
         endpoints = Endpoints(tiles=self.settings.advertise or endpoint)
         self._spawn("tiles in", lambda: receive(inbox, self.loop.links, self._sort, self.stopping))
         self._spawn("compute", self._compute)
@@ -135,8 +138,9 @@ class TileNode(Node):
         elif isinstance(header, TileOrder):
             self._ordered.offer(header)
         elif isinstance(header, Ping):
-            self._answers.offer(Answer(header.node, Message(self.echo(header, received_s))))
-        elif not isinstance(header, Head | Pong):
+            pong = Message(self.echo(header, received_s))
+            self._answers.offer(Answer(header.node, pong, endpoint=incoming.message.reply_to))
+        elif not isinstance(header, Head | Pong | Probe):
             self.loop.links.refuse("misplaced")
             self.loop.links.door.blame(incoming.source, f"a {type(header).__name__} where tiles belong")
 
@@ -247,6 +251,9 @@ class TileNode(Node):
 
     def _send_one(self, answer: Answer) -> None:
         message = answer.message
+        if answer.endpoint:
+            self.loop.outlet.measure(answer.node, message, answer.endpoint)
+            return
         try:
             if answer.asked is not None and answer.task is not None and answer.tensors is not None:
                 message = self._packed(answer.asked, answer.task, answer.tensors, answer.compute_s)

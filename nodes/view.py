@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nodes.keys import Keyring
 from nodes.sockets import SocketFactory
 from pipeline.errors import WireError
 from pipeline.plan import Plan
@@ -65,10 +66,10 @@ class Watch:
         return sorted(self.reports.values(), key=lambda each: (each.tier.rank if each.tier else 1.5, each.node))
 
 
-def follow(watch: Watch, plans: str, console: Console, stop: threading.Event) -> None:
+def follow(watch: Watch, plans: str, console: Console, stop: threading.Event, keyring: Keyring | None = None) -> None:
     """Show the run behind the plan socket at `plans` until `stop` is set."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket, _ = SocketFactory(context).subscriber(plans, bind=False, topics=(topic(VIEWERS),))
+    socket, _ = SocketFactory(context, keyring=keyring).subscriber(plans, bind=False, topics=(topic(VIEWERS),))
     try:
         if console.is_terminal:
             with Live(console=console, refresh_per_second=4, transient=True) as live:

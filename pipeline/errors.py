@@ -12,6 +12,7 @@
     ├── SourceError           a video, camera or folder that cannot be read
     ├── SinkError             results that cannot be written
     ├── ConfigError           a deployment file or command line that does not make sense
+    │   └── KeysError         a key that is missing, wrong, or not kept secret
     └── NodeError             a port, peer or process that is not as it should be
 
 (`traces` stands alone and has its own, `traces.errors.TraceError`.)
@@ -75,6 +76,10 @@ class SinkError(AnabranchError):
 
 class ConfigError(AnabranchError):
     """A deployment file or command line that does not make sense."""
+
+
+class KeysError(ConfigError):
+    """A key that is missing, wrong, or not kept secret."""
 
 
 class NodeError(AnabranchError):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -34,6 +35,7 @@ from scheduler.events import (
     unreadable,
 )
 from scheduler.patience import Doorkeeper, Source, bound_port, source_of
+from scheduler.reports import Report
 from scheduler.unread import Unread
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,38 @@ class Core(Protocol):
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take an event; return what is to be done."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Whose key a message came with."""
+
+    node: str
+    role: str
+
+
+def sender_of(frame: zmq.Frame) -> Sender | None:
+    """The node that a received part comes from, as its socket's gate has found out; None on a socket without keys."""
+    try:
+        return Sender(str(frame.get("User-Id")), str(frame.get("Role")))
+    except zmq.ZMQError:
+        return None
+
+
+def check_sender(report: Report, sender: Sender | None) -> None:
+    """Hold a report against the key that it came with.
+
+    Raises:
+        WireError: it tells of another node, or of another tier than the key's role.
+    """
+    if sender is None:
+        return
+    if report.node != sender.node:
+        raise WireError(f"report of node {sender.node}", f"says that it is from {report.node!r}", "check its --name")
+    if (report.tier or "tile") != sender.role:
+        raise WireError(
+            f"report of node {sender.node}", f"says {report.tier or 'tile'}, and its key is for {sender.role}"
+        )
 
 
 class EventLog:
@@ -191,6 +225,7 @@ class SchedulerService:
             return
         try:
             report = decode_report(data)
+            check_sender(report, sender_of(part))
             self._check_speaker(source, report.node)
             if self._viewers:
                 self._plans.send_multipart([topic(VIEWERS), data])

@@ -189,7 +189,7 @@ def _cellular() -> list[Trace]:
 
 def _follow(followed: Followed, epoch_s: float, seconds: float) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    factory = SocketFactory(context)
+    factory = SocketFactory(context, watched=False)
     inbox, endpoint = factory.pull("tcp://127.0.0.1:*")
     meter, stop = LinkMeter(), threading.Event()
     sizes: list[int] = []

@@ -158,7 +158,7 @@ def _allow_sockets() -> None:
 def _play(scheduler: Child, model: str, nodes: int, devices: int, seconds: float) -> Outcome:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, nodes + 16)
-    factory = SocketFactory(context)
+    factory = SocketFactory(context, watched=False)
     played = _nodes(factory, scheduler.endpoints["reports"], nodes, devices)
     plans, _ = factory.subscriber(scheduler.endpoints["plans"], bind=False, topics=tuple(map(topic, played)))
     try:

@@ -44,6 +44,7 @@ def device(
     torch_device: opt.TorchDevice = "cpu",
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
+    keys: opt.Keys = None,
     insecure: opt.Insecure = False,
     first_plan_timeout: Annotated[float, typer.Option(help="Seconds that the first frame waits for a plan.")] = 10.0,
     needs_plan: Annotated[bool, typer.Option("--needs-plan", help="Fail where no plan comes.")] = False,
@@ -60,7 +61,7 @@ def device(
     """
     launch = Launch(
         "device", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()), layout,
+        insecure, config, tuple(peer or ()), layout, keys=keys,
     )  # fmt: skip
     session = SessionSettings(
         stream or name,

@@ -20,6 +20,7 @@ def edge(
     torch_device: opt.TorchDevice = "cpu",
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
+    keys: opt.Keys = None,
     insecure: opt.Insecure = False,
     batches: opt.Together = Batches.EXACT,
     layout: opt.Pinned = None,
@@ -31,6 +32,6 @@ def edge(
     """
     launch = Launch(
         "edge", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()), layout, batches,
+        insecure, config, tuple(peer or ()), layout, batches, keys,
     ).resolved()  # fmt: skip
     serve(EdgeNode(launch.settings(), launch.load()), child)

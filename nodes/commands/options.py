@@ -37,6 +37,10 @@ EmulateSpeed = Annotated[
     float,
     typer.Option(help="Emulate a slower node: fraction of real speed, padded with sleep.", min=1e-3, max=1.0),
 ]
+Keys = Annotated[
+    Path | None,
+    typer.Option(help="Folder of keys (see `anabranch keys`): encrypts everything, and lets in only whom it names."),
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Bind beyond loopback without keys: anybody may connect.")]
 Pinned = Annotated[
     Layout | None, typer.Option("--layout", hidden=True, help="Pin the memory layout of segments, for equal bits.")

@@ -46,6 +46,9 @@ def run(
     annotate: Annotate = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; runs/TIME-MODEL by default.")] = None,
     torch_device: opt.TorchDevice = "cpu",
+    keys: Annotated[
+        str, typer.Option(help="Encrypt everything: a folder of keys, or `new` for keys that last for this run.")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Run a video through device, edge and cloud, each a process of its own on this machine.
@@ -61,7 +64,7 @@ def run(
     settings = RunSettings(
         source, run_dir or default_run_dir(model), model, weights, labels, frames, admit, annotate, cut, codec,
         parse_tiers(tiers), parse_speeds(emulate_speed), torch_device, policy, objective, max_drop, calibration,
-        parse_links(trace or ()), parse_delays(delay or (), {}), seconds, Tiling(tiles, tile_stacks, tile_codec),
+        parse_links(trace or ()), parse_delays(delay or (), {}), seconds, Tiling(tiles, tile_stacks, tile_codec), keys=keys,
     )  # fmt: skip
     console = Console(stderr=json)
     summary = LocalRun(settings, console).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import zmq
 from nodes.commands import options as opt
 from nodes.config import read_deployment
 from nodes.deciding import MAX_DROP, Deciding, build_core
+from nodes.keys import Keyring, Role
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.sockets import SocketFactory
 from scheduler.handmade import Tiling
@@ -45,6 +47,7 @@ def scheduler(
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Write all events and decisions here (events.jsonl).")] = None,
     config: opt.Config = None,
+    keys: opt.Keys = None,
     insecure: opt.Insecure = False,
     child: opt.Child = False,
 ) -> None:
@@ -59,19 +62,20 @@ def scheduler(
     if config is not None:
         deployment = read_deployment(config)
         address, insecure = deployment.scheduler.address, deployment.insecure
-        reports, plans = address.reports, address.plans
+        reports, plans, keys = address.reports, address.plans, deployment.keys
     stop = threading.Event()
     stop_on_signals(stop.set)
     if child:
         stop_with_parent(stop.set)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    factory = SocketFactory(context, insecure)
-    try:
-        core, header = build_core(deciding)
+    factory = SocketFactory(context, insecure, Keyring.of_role(keys, Role.SCHEDULER) if keys is not None else None)
+    core, header = build_core(deciding)
+    with contextlib.ExitStack() as stack:
+        stack.callback(context.term)
         inbox, reports = factory.subscriber(reports, bind=True)
+        stack.callback(inbox.close)
         outbox, plans = factory.publisher(plans, bind=True)
+        stack.callback(outbox.close)
         events = EventLog(log, header) if log is not None else None
         tell_ready({"reports": reports, "plans": plans})
         SchedulerService(core, inbox, outbox, events).run(stop)
-    finally:
-        context.destroy(linger=0)

@@ -9,6 +9,7 @@ import torch
 
 from nodes.batches import Batches
 from nodes.commands.options import from_file, peer_endpoints, scheduler_address
+from nodes.keys import Keyring, Role
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.node import Node, NodeSettings
 from pipeline.errors import ConfigError
@@ -35,6 +36,7 @@ class Launch:
     peers: tuple[str, ...] = ()
     layout: Layout | None = None
     batches: Batches = Batches.EXACT
+    keys: Path | None = None
 
     def resolved(self) -> Launch:
         """With what the deployment file says, where one is given."""
@@ -46,15 +48,23 @@ class Launch:
         return Launch(
             self.tier, self.name, deployment.model, deployment.weights, f"{address.reports},{address.plans}",
             node.listen, node.advertise, node.torch_device, node.torch_threads, node.emulate_speed, deployment.insecure,
-            batches=self.batches,
+            batches=self.batches, keys=deployment.keys,
         )  # fmt: skip
 
     def settings(self) -> NodeSettings:
-        """What the node itself is given."""
+        """What the node itself is given.
+
+        Raises:
+            ConfigError: an address that is none, or keys that are not as they should be.
+        """
+        scheduler = scheduler_address(self.scheduler)
+        keys = Keyring(self.keys, self.name, Role(self.tier)) if self.keys is not None else None
+        if keys is not None and scheduler is not None:
+            keys.server_key(keys.scheduler)
         return NodeSettings(
-            self.name, scheduler_address(self.scheduler), self.listen, self.advertise,
+            self.name, scheduler, self.listen, self.advertise,
             peer_endpoints(self.peers), torch_device=self.torch_device, emulate_speed=self.emulate_speed,
-            insecure=self.insecure, layout=self.layout, batches=self.batches,
+            insecure=self.insecure, layout=self.layout, batches=self.batches, keys=keys,
         )  # fmt: skip
 
     def load(self) -> LoadedModel:

@@ -19,6 +19,7 @@ def tile(
     torch_device: opt.TorchDevice = "cpu",
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
+    keys: opt.Keys = None,
     insecure: opt.Insecure = False,
     layout: opt.Pinned = None,
     child: opt.Child = False,
@@ -29,6 +30,6 @@ def tile(
     """
     launch = Launch(
         "tile", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()), layout,
+        insecure, config, tuple(peer or ()), layout, keys=keys,
     ).resolved()  # fmt: skip
     serve(TileNode(launch.settings(), launch.load()), child)

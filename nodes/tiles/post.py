@@ -29,6 +29,7 @@ from pipeline.frames.wire import (
     Message,
     Ping,
     Pong,
+    Probe,
     TensorHeader,
     Tile,
     TileDone,
@@ -287,7 +288,7 @@ class Post:
             self._take_ready(header)
         elif isinstance(header, Ping):
             self._sending.offer(_Letter(header.node, Message(answer(self.name, header, incoming.received_s))))
-        elif not isinstance(header, Head | Pong):
+        elif not isinstance(header, Head | Pong | Probe):
             self.links.refuse("misplaced")
             self.links.door.blame(incoming.source, f"a {type(header).__name__} where tiles belong")
 

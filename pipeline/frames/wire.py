@@ -183,6 +183,8 @@ class Ping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
 
     node: Name
     sent_ns: Count
+    port: Annotated[int, Meta(ge=0, lt=1 << 16)] = 0
+    """Port on the machine that the ping comes from where the answer shall go; 0: to the node's announced inbox."""
 
 
 class Pong(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="pong"):
@@ -192,6 +194,8 @@ class Pong(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
     sent_ns: Count
     received_ns: Count
     answered_ns: Count
+    wall_ns: Count = 0
+    """Time of day at the answer, nanoseconds since 1970: only people compare it."""
 
 
 class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="probe"):
@@ -221,6 +225,8 @@ class Message:
 
     header: Header
     buffers: Sequence[Buffer] = ()
+    reply_to: str = ""
+    """Of a ping with a port that has come in: the endpoint for the answer. Not on the wire."""
 
     @property
     def payload_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from nodes.agent import SchedulerAddress
 from nodes.cloud import CloudNode
 from nodes.device import DeviceNode, StreamSettings
 from nodes.edge import EdgeNode
+from nodes.keys import Keyring, Role
+from nodes.local_links import free_port
 from nodes.node import Node, NodeSettings
 from nodes.sockets import SocketFactory
 from pipeline.frames.preprocess import Preprocess
@@ -103,6 +105,14 @@ class Deployment:
     outcomes: list[Outcome] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
     needs_plan: bool = True
+    keys: Path | None = None
+    """Folder with the keys of all names."""
+    via: Callable[[str], str] = lambda endpoint: endpoint
+    """Puts something in front of a bound socket; returns where peers reach it then."""
+
+    def keyring(self, name: str, role: Role) -> Keyring | None:
+        """A node's keys, where there are any."""
+        return Keyring(self.keys, name, role) if self.keys else None
 
     @contextlib.contextmanager
     def scheduler(self) -> Iterator[SchedulerAddress]:
@@ -113,7 +123,7 @@ class Deployment:
             NoAdvisor(), CoreConfig("test", settings=Wanted(planner="fixed", plan=plan), heartbeat_s=BEAT_S)
         )
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        factory = SocketFactory(context)
+        factory = SocketFactory(context, keyring=self.keyring("scheduler", Role.SCHEDULER))
         inbox, reports = factory.subscriber("tcp://127.0.0.1:*", bind=True)
         outbox, plans = factory.publisher("tcp://127.0.0.1:*", bind=True)
         stop = threading.Event()
@@ -123,15 +133,22 @@ class Deployment:
         thread = threading.Thread(target=service.run, args=(stop, BEAT_S))
         thread.start()
         try:
-            yield SchedulerAddress(reports, plans)
+            yield SchedulerAddress(self.via(reports), self.via(plans))
         finally:
             stop.set()
             thread.join()
             context.term()
 
+    def settings(self, name: str, role: Role, address: SchedulerAddress | None) -> NodeSettings:
+        """How a node is started."""
+        listen = f"tcp://127.0.0.1:{free_port()}"
+        advertise = self.via(listen) if address is not None else ""
+        keys = self.keyring(name, role)
+        return NodeSettings(name, address, listen, advertise, report_interval_s=BEAT_S, keys=keys)
+
     def node(self, tier: Tier, address: SchedulerAddress, model: LoadedModel | None = None) -> Node:
         """Start an edge or cloud node."""
-        settings = NodeSettings(NAMES[tier], address, report_interval_s=BEAT_S)
+        settings = self.settings(NAMES[tier], Role(tier), address)
         kind = {Tier.EDGE: EdgeNode, Tier.CLOUD: CloudNode}[tier]
         node: Node = kind(settings, model or self.model)
         node.start()
@@ -140,7 +157,7 @@ class Deployment:
 
     def device(self, address: SchedulerAddress | None, timeout_s: float = 20.0) -> DeviceNode:
         """Start the device."""
-        settings = NodeSettings(NAMES[Tier.DEVICE], address, report_interval_s=BEAT_S)
+        settings = self.settings(NAMES[Tier.DEVICE], Role.DEVICE, address)
         stream = StreamSettings("camera", first_plan_timeout_s=timeout_s, needs_plan=self.needs_plan)
         device = DeviceNode(settings, self.model, stream, self.outcomes.append)
         device.start()
