@@ -121,7 +121,7 @@ class Keyring:
             mend = f"anabranch keys allow {self.name} '{self.public.decode()}' --role {self.role}"
             raise KeysError(f"node {self.name} in {self._file}", condition, mend)
         if own.role != self.role:
-            raise KeysError(f"node {self.name} in {self._file}", f"is a {own.role}, not a {self.role}")
+            raise KeysError(f"node {self.name} in {self._file}", f"has the role {own.role}, not {self.role}")
 
     @property
     def peers(self) -> Mapping[str, Peer]:

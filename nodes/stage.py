@@ -227,6 +227,11 @@ class StageLoop:
         if program is None or program.hop != header.hop:
             self._refuse(arrival, "unknown-epoch", f"{self.name} cannot run epoch {header.epoch}")
             return None
+        if header.hops and header.hops[-1].node != program.plan.stages[header.hop - 1].node:
+            # Not told to the device: it knows nothing of this frame, and would admit a good one of its number again.
+            self.links.refuse("not its frame")
+            self.links.door.blame(arrival.source, f"a frame of {header.stream} from {header.hops[-1].node}")
+            return None
         begin = time.monotonic()
         try:
             tensors = program.unpack(arrival.message)

@@ -65,7 +65,7 @@ def nodes(watch: Watch, expected: Sequence[NodeConfig], fingerprint: str, listen
 def _node(report: Report, tier: str | None, fingerprint: str) -> Iterator[Finding]:
     name, said = report.node, str(report.tier or "tile")
     load = report.load
-    text = f"a {said}, {load.cpu_node:.2f} of {load.cores} cores busy, {load.memory_bytes / 1e6:.0f} MB"
+    text = f"{said}, {load.cpu_node:.2f} of {load.cores} cores busy, {load.memory_bytes / 1e6:.0f} MB"
     if tier is not None and tier != said:
         yield Finding(name, "reports", Status.WRONG, f"runs as {said}, not as {tier}", f"start it: anabranch {tier}")
     else:

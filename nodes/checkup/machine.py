@@ -113,7 +113,7 @@ def keys(
             what = "not named" if peer is None else f"named as {peer.role}, not as {node.tier}"
             mend = f"anabranch keys allow {node.name} KEY --role {node.tier} --replace"
             found.append(Finding(node.name, "keys", Status.WRONG, f"{what} in {folder}", mend))
-    text = f"{name} is a {role}, {len(ring.peers)} nodes are allowed, the scheduler is {scheduler}"
+    text = f"{name} has the role {role}, {len(ring.peers)} nodes are allowed, the scheduler is {scheduler}"
     return [Finding(HERE, "keys", Status.OK, text), *found], ring
 
 

@@ -98,7 +98,7 @@ def test_each_role_sees_what_it_may(case: Case, running: tuple[Deployment, Sched
         ({"nodes": (*NODES, NodeConfig("tile-1", "tile"))}, "tile-1", "reports", "nothing heard"),
         ({"nodes": (*NODES, NodeConfig("camera", "device"))}, "camera", "keys", "not named"),
         ({"nodes": (NodeConfig("cloud-1", "edge"),)}, "cloud-1", "reports", "runs as cloud"),
-        ({"role": Role.CLOUD}, "this machine", "keys", "is a edge, not a cloud"),
+        ({"role": Role.CLOUD}, "this machine", "keys", "has the role edge, not cloud"),
         ({"keys": None}, "scheduler", "plans", "it has keys and this node has none"),
     ],
 )  # fmt: skip

@@ -101,7 +101,7 @@ def test_a_bad_list_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_key_for_another_role_is_refused(folder: Path) -> None:
-    with pytest.raises(KeysError, match="is a device, not a cloud"):
+    with pytest.raises(KeysError, match="has the role device, not cloud"):
         Keyring(folder, "camera", Role.CLOUD)
     with pytest.raises(KeysError, match="anabranch keys new"):
         Keyring(folder, "nobody", Role.CLOUD)

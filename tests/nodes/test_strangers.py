@@ -190,6 +190,27 @@ def test_a_node_cannot_speak_for_another_on_a_data_socket(folder: Path, factorie
                     decode(received)
 
 
+def test_a_device_cannot_put_frames_into_the_stream_of_another(folder: Path, factories: list[SocketFactory]) -> None:
+    deployment = Deployment(keys=folder)
+    with deployment.scheduler() as address:
+        try:
+            edge = deployment.node(Tier.EDGE, address)
+            deployment.node(Tier.CLOUD, address)
+            device = deployment.device(address)
+            deployment.run(device, 5)
+            forger = SocketFactory(zmq.Context(), keyring=Keyring(folder, "device", Role.DEVICE))
+            factories.append(forger)
+            endpoint = device.directory.frames("edge-1")
+            model = deployment.model.captured.graph.fingerprint
+            header = FrameHeader("camera", model, 1, 5, 0, 1, 1, (), (Hop("device"),))
+            with forger.push(endpoint, "edge-1", LIMIT_MS) as outbox:
+                outbox.send_multipart(wire.encode(Message(header)))
+                eventually(lambda: edge.loop.links.refused["not its frame"] == 1, "the refusal", LIMIT_S)
+        finally:
+            deployment.stop()
+    deployment.check(5)
+
+
 class Heard:
     """A core that keeps what it is given."""
 
