@@ -64,7 +64,8 @@ def run(
     settings = RunSettings(
         source, run_dir or default_run_dir(model), model, weights, labels, frames, admit, annotate, cut, codec,
         parse_tiers(tiers), parse_speeds(emulate_speed), torch_device, policy, objective, max_drop, calibration,
-        parse_links(trace or ()), parse_delays(delay or (), {}), seconds, Tiling(tiles, tile_stacks, tile_codec), keys=keys,
+        parse_links(trace or ()), parse_delays(delay or (), {}), seconds, Tiling(tiles, tile_stacks, tile_codec),
+        keys=keys,
     )  # fmt: skip
     console = Console(stderr=json)
     summary = LocalRun(settings, console).run()
