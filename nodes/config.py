@@ -105,7 +105,7 @@ def read_deployment(path: Path) -> Deployment:
         ConfigError: it is missing, is not TOML, or holds something else than it should.
     """
     try:
-        deployment = msgspec.toml.decode(path.read_bytes(), type=Deployment)
+        deployment = msgspec.toml.decode(path.read_bytes(), type=Deployment, dec_hook=lambda kind, value: kind(value))
     except OSError as error:
         raise ConfigError(f"deployment file {path}", error.strerror or "cannot be read") from error
     except (msgspec.DecodeError, ValueError) as error:
