@@ -59,9 +59,9 @@ def _log(
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what the nodes do, on standard error."),
 ) -> None:
     level = logging.INFO if verbose or os.environ.get("ANABRANCH_LOG") == "info" else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(FewLines())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(FewLines())
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[handler])
 
 
 def main() -> None:

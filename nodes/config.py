@@ -105,7 +105,7 @@ def read_deployment(path: Path) -> Deployment:
         ConfigError: it is missing, is not TOML, or holds something else than it should.
     """
     try:
-        deployment = msgspec.toml.decode(path.read_bytes(), type=Deployment, dec_hook=lambda kind, value: kind(value))
+        deployment = msgspec.toml.decode(path.read_bytes(), type=Deployment, dec_hook=_path)
     except OSError as error:
         raise ConfigError(f"deployment file {path}", error.strerror or "cannot be read") from error
     except (msgspec.DecodeError, ValueError) as error:
@@ -114,3 +114,10 @@ def read_deployment(path: Path) -> Deployment:
     if len(set(names)) != len(names):
         raise ConfigError(f"deployment file {path}", "two nodes share a name", "give every node a name of its own")
     return deployment
+
+
+def _path(kind: type, value: object) -> Path:
+    """What TOML has no type of its own for; `Path` is the only such type here."""
+    if not isinstance(value, str):
+        raise TypeError(f"expected a {kind.__name__.lower()} in quotes, got {value!r}")
+    return Path(value)

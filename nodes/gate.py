@@ -21,6 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 from zmq.utils.z85 import encode as z85
 
 from nodes.keys import Keyring, Purpose
+from nodes.quiet import LINES, WINDOW_S
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,6 @@ POLL_MS = 250
 
 MAX_REMEMBERED = 256
 """Peers and addresses of which is remembered what was logged; the one seen longest ago is forgotten first."""
-
-MAX_LINES = 30
-LINES_S = 60.0
-"""At most so many lines about strangers in so long, whatever keys and addresses they make up."""
 
 INCOMPLETE = 3
 """Handshakes in a row that the other side breaks off before it is taken for a refusal: one is a restart."""
@@ -51,18 +48,22 @@ EVENTS = (
 
 
 class Once:
-    """Says of what is logged whether it is new. Bounded in memory and in lines a minute."""
+    """Says of what is logged whether it is new. Bounded in memory and in lines a minute.
+
+    Strangers may make up keys and addresses without end. The log writes so many lines from one place and drops the
+    others (`nodes.quiet`); what is put off here instead does not count as told, and comes at the peer's next try.
+    """
 
     def __init__(self) -> None:
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
-        self._lines: deque[float] = deque(maxlen=MAX_LINES)
+        self._lines: deque[float] = deque(maxlen=LINES)
 
     def is_new(self, what: Hashable, now: float) -> bool:
         """Whether `what` was not logged yet and may be."""
         if what in self._seen:
             self._seen.move_to_end(what)
             return False
-        if len(self._lines) == MAX_LINES and now - self._lines[0] < LINES_S:
+        if len(self._lines) == LINES and now - self._lines[0] < WINDOW_S:
             return False
         self._lines.append(now)
         self._seen[what] = None

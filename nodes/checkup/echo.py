@@ -85,7 +85,7 @@ class Prober:
 
         Raises:
             NodeError: nothing listens there, or the handshake fails; the text says which.
-        KeysError: the node is not named in `allowed.toml`.
+            KeysError: the node is not named in `allowed.toml`.
         """
         socket = self.factory.push(endpoint, node, int(self.limit_s * 1000))
         try:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from nodes.app import app
 from nodes.quiet import LINES, WINDOW_S, FewLines
 from scheduler.events import Tick
 from scheduler.service import EventLog
@@ -47,3 +49,11 @@ def test_a_log_gets_few_lines_from_one_place_and_hears_of_the_rest() -> None:
     assert few.filter(late)
     assert late.getMessage() == f"peer a ({9 * LINES} more like this in between)"
     assert few.filter(record(5.0)), "a clock that was put back does not silence it"
+
+
+def test_a_command_bounds_its_own_log_alone() -> None:
+    """Whoever runs a command inside a process of his own keeps all lines of the handlers that he has set up."""
+    before = {handler: list(handler.filters) for handler in logging.getLogger().handlers}
+    assert before
+    assert CliRunner().invoke(app, ["run", "--help"]).exit_code == 0
+    assert {handler: handler.filters for handler in logging.getLogger().handlers} == before

@@ -13,8 +13,10 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
+import zmq
 
 from nodes.local_links import free_port
+from nodes.sockets import SocketFactory
 from nodes.summary import Summary
 from pipeline.frames.results import Result
 from pipeline.model.spec import load_model
@@ -67,6 +69,34 @@ def test_a_run_leaves_a_whole_account(pictures: Path, tmp_path: Path) -> None:
         json.loads(line).get("instruction", {}).get("record", {}).get("kind") for line in events if b'"log"' in line
     }
     assert {"join", "prepare", "commit", "switched"} <= kinds
+
+
+def test_keys_change_no_answer(pictures: Path, tmp_path: Path) -> None:
+    """Every process of the run has its keys, and a stranger on this machine is turned away meanwhile."""
+    runs = {keys: tmp_path / (keys or "none") for keys in ("", "new")}
+    done = anabranch(*_run_arguments(pictures, runs[""]))
+    assert done.returncode == 0, done.stderr
+    stranger = SocketFactory(zmq.Context())
+    try:
+        with Running(_run_arguments(pictures, runs["new"], "--keys", "new")) as running:
+            eventually(lambda: len(running.family()) == 4, "all processes")
+            arguments = running.node("edge").cmdline()
+            folder = Path(arguments[arguments.index("--keys") + 1])
+            plans = arguments[arguments.index("--scheduler") + 1].partition(",")[2]
+            with stranger.subscriber(plans, bind=False)[0] as inbox:
+                eventually(lambda: stranger.trouble(plans) is not None, "the refusal")
+                code, output, errors = running.finish()
+                assert not inbox.poll(0)
+        assert code == 0, errors + output
+    finally:
+        stranger.context.term()
+    assert not folder.exists()
+    without, with_keys = (_check_results(run_dir, FRAMES) for run_dir in runs.values())
+    for one, other in zip(without, with_keys, strict=True):
+        assert [label.index for label in one.top] == [label.index for label in other.top]
+        assert [label.probability for label in other.top] == pytest.approx(
+            [label.probability for label in one.top], abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("kind", ["edge", "cloud"])
@@ -132,8 +162,6 @@ def test_wrong_input_gets_one_line_that_names_it(case: str, pictures: Path, tmp_
 
 
 def test_a_taken_port_is_named() -> None:
-    import zmq
-
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         with context.socket(zmq.PULL) as socket:
