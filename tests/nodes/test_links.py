@@ -85,9 +85,10 @@ def _listener() -> Iterator[tuple[Listener, SocketFactory]]:
     factory = SocketFactory(context)
     listener = Listener(factory)
     try:
-        yield listener, factory
+        with listener.reports, listener.plans:
+            yield listener, factory
     finally:
-        context.destroy(linger=0)
+        context.term()  # and not `destroy`, which would close the sockets of the factory's own thread under its hands
 
 
 @contextlib.contextmanager
@@ -111,14 +112,14 @@ def test_a_link_that_steps_is_reported_before_the_next_heartbeat(model: LoadedMo
         cloud = CloudNode(NodeSettings("cloud-1", listener.address, report_interval_s=HEARTBEAT_S), model)
         with _started(cloud) as inbox:
             listener.registered(cloud)
-            outbox = factory.push(inbox)
-            _cross(outbox, FAST_S)
-            first = listener.link("cloud-1", "sender")
-            for _ in range(8):
+            with factory.push(inbox) as outbox:
                 _cross(outbox, FAST_S)
-            assert first.crossings[0].busy_s < SLOW_S / 2
-            for _ in range(4):
-                _cross(outbox, SLOW_S)
+                first = listener.link("cloud-1", "sender")
+                for _ in range(8):
+                    _cross(outbox, FAST_S)
+                assert first.crossings[0].busy_s < SLOW_S / 2
+                for _ in range(4):
+                    _cross(outbox, SLOW_S)
             while listener.link("cloud-1", "sender").crossings[-1].busy_s < SLOW_S / 2:
                 pass
 

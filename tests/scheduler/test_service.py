@@ -30,8 +30,8 @@ def test_viewers_get_reports_and_states_as_long_as_they_look() -> None:
     service, stop = SchedulerService(core, inbox, outbox), threading.Event()
     thread = threading.Thread(target=service.run, args=(stop, TICK_S))
     thread.start()
+    node, _ = factory.publisher(reports, bind=False)
     try:
-        node, _ = factory.publisher(reports, bind=False)
         for _ in range(2):
             viewer, _ = factory.subscriber(plans, bind=False, topics=(topic(VIEWERS),))
             seen: set[str] = set()
@@ -46,14 +46,15 @@ def test_viewers_get_reports_and_states_as_long_as_they_look() -> None:
                     seen.add(_kind(viewer.recv_multipart()[-1]))
                 return seen == {"report", "state"}
 
-            _until(look)
-            viewer.close()
+            with viewer:
+                _until(look)
             _until(lambda: service._viewers == 0)
         assert "cloud-1" in {record.name for record in core.registry}
     finally:
+        node.close()
         stop.set()
         thread.join()
-        context.destroy(linger=0)
+        context.term()
 
 
 def _kind(data: bytes) -> str:
