@@ -61,8 +61,8 @@ def test_a_recorded_link_resembles_the_true_one(kind: str) -> None:
     assert seen.sum() == pytest.approx(true.sum(), rel=0.15)
 
 
-def crossing(second: int, rate_bps: float) -> Report:
-    link = LinkReport("device-1", (Crossing(int(rate_bps / 80), 0.1, 0.5),))
+def crossing(second: int, rate_bps: float, busy_s: float = 0.1) -> Report:
+    link = LinkReport("device-1", (Crossing(round(rate_bps * busy_s / 8), busy_s, 0.5),))
     return Report("edge-1", Tier.EDGE, "x", second, 100.0 + second, links=(link,))
 
 
@@ -91,7 +91,9 @@ def test_a_deployment_is_recorded_while_it_runs() -> None:
     def heard() -> bool:
         nonlocal sent
         sent += 1
-        outbox.send_multipart([topic(VIEWERS), encode(crossing(sent, 8e6))])
+        outbox.send_multipart(
+            [topic(VIEWERS), encode(crossing(sent, 8e6, busy_s=0.001))]
+        )  # shorter than from one to the next
         outbox.send_multipart([topic(VIEWERS), b"nonsense"])
         return sent > 40
 
