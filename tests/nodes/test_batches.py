@@ -88,7 +88,7 @@ def test_two_cameras_share_the_cloud_and_keep_their_results(clouds: int, batches
         for number in range(clouds):
             # So slow that frames wait in front of it.
             slow = NodeSettings(
-                f"cloud-{number}", address, layout=LAYOUT, report_interval_s=BEAT_S, emulate_speed=0.05, batches=batches
+                f"cloud-{number}", address, layout=LAYOUT, report_interval_s=BEAT_S, emulate_speed=0.01, batches=batches
             )
             cloud = CloudNode(slow, deployment.model)
             cloud.start()
