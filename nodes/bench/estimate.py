@@ -18,11 +18,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import zmq
 
+from nodes.bench._data import DATA
 from nodes.bench.report import Bar, BenchReport, Cell
 from nodes.links import LinkMeter
 from nodes.sockets import SocketFactory
@@ -176,7 +176,7 @@ def _outages(seconds: float) -> Trace:
 
 def _cellular() -> list[Trace]:
     """The real traces where they are, and those of the library."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "traces"
+    folder = DATA / "traces"
     found = []
     for name in REAL:
         try:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from nodes.bench._chaos import Chaos, Scene
+from nodes.bench._data import video
 from nodes.bench.report import Bar, BenchReport
-from nodes.bench.switch import VIDEO
 from pipeline.model.spec import load_model
 
 FRAMES = 10_000
@@ -30,10 +30,9 @@ def run(frames: int = FRAMES, fps: float = FPS, model: str = "builtin") -> Bench
     """Run it; minutes."""
     torch.set_num_threads(1)
     rng = random.Random(SEED)
-    source = str(VIDEO) if VIDEO.exists() else "scene:"
     done: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder), load_model(model), Scene(model, source, fps=fps, frames=frames))
+        chaos = Chaos(Path(folder), load_model(model), Scene(model, video(), fps=fps, frames=frames))
         begin_s = time.monotonic()
         with chaos.running():
             while not chaos.done.wait(PAUSE_S):
@@ -51,4 +50,4 @@ def run(frames: int = FRAMES, fps: float = FPS, model: str = "builtin") -> Bench
             Bar("results out of order", account.out_of_order, 0, "max"),
             Bar("results that differ from the undisturbed ones", account.wrong + account.other_top, 0, "max"),
         ]
-    return BenchReport("faults", [dict(row)], bars, [f"seed {SEED}, {source}", ", ".join(done)])
+    return BenchReport("faults", [dict(row)], bars, [f"seed {SEED}, {video()}", ", ".join(done)])

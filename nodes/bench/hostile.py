@@ -16,9 +16,9 @@ import psutil
 import torch
 
 from nodes.bench._chaos import NAMES, STREAM, Chaos, Scene
+from nodes.bench._data import video
 from nodes.bench._stranger import Knowledge, attack
 from nodes.bench.report import Bar, BenchReport, Cell
-from nodes.bench.switch import VIDEO
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier
 
@@ -39,9 +39,8 @@ def run(seconds: float = SECONDS, fps: float = FPS) -> BenchReport:
     """Run calm, attacked and calm again."""
     torch.set_num_threads(1)
     model = load_model(MODEL)
-    source = str(VIDEO) if VIDEO.exists() else "scene:"
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder), model, Scene(MODEL, source, fps=fps, tile_workers=1))
+        chaos = Chaos(Path(folder), model, Scene(MODEL, video(), fps=fps, tile_workers=1))
         with chaos.running():
             if not chaos.runs(tuple(NAMES[tier] for tier in Tier), 60.0):
                 raise TimeoutError(f"the stream did not reach its plan: {chaos.state()}")

@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
+from nodes.bench._data import DATA
 from nodes.bench._relay import Receiver, sender
 from nodes.bench.report import Bar, BenchReport, Cell
 from traces.errors import TraceError
@@ -142,7 +142,7 @@ def _measure_plain(seconds: int) -> dict[str, Cell]:
 
 def _real_traces(names: Sequence[str]) -> list[Trace]:
     """The real traces, where their folder is beside the project."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "traces"
+    folder = DATA / "traces"
     found = []
     for name in names:
         try:

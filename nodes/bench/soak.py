@@ -22,8 +22,8 @@ import psutil
 import torch
 
 from nodes.bench._chaos import NAMES, Chaos, Scene
+from nodes.bench._data import video
 from nodes.bench.report import Bar, BenchReport, Cell
-from nodes.bench.switch import VIDEO
 from nodes.machine import machine_profile
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier
@@ -66,12 +66,11 @@ def run(minutes: float = MINUTES) -> BenchReport:
     torch.set_num_threads(1)
     model = load_model(MODEL)
     rng, samples, done = random.Random(SEED), list[Sample](), list[str]()
-    source = str(VIDEO) if VIDEO.exists() else "scene:"
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile.json"
         machine_profile(model.captured).save(profile)
         scene = Scene(
-            MODEL, source, fps=FPS, tile_workers=TILE_WORKERS, traces={(Tier.DEVICE, Tier.EDGE): TRACE}, exact=False,
+            MODEL, video(), fps=FPS, tile_workers=TILE_WORKERS, traces={(Tier.DEVICE, Tier.EDGE): TRACE}, exact=False,
             scheduler=("--planner", "joint", "--profile", f"*={profile}"),
         )  # fmt: skip
         chaos = Chaos(Path(folder), model, scene)

@@ -25,6 +25,7 @@ from torch import Tensor
 from nodes.admission import Outcome, Waiting, credit_window
 from nodes.agent import SchedulerAddress
 from nodes.bench._alone import Alone
+from nodes.bench._data import video
 from nodes.bench._live import NAMES, STREAM, Draws, fixed_core, serving
 from nodes.bench.report import Bar, BenchReport, Cell
 from nodes.device import DeviceNode, StreamSettings
@@ -50,7 +51,6 @@ LAYOUT = Layout.ONEDNN
 """Pinned: each process would choose its fastest one by itself, and the last bits of the results with it. In this one
 tiles have the bits of the whole map (docs/tiling.md), whatever strips the edge node fits to its worker."""
 
-VIDEO = Path(__file__).resolve().parents[3] / "shared" / "data" / "video" / "one-by-one-person-detection.mp4"
 ROUTES = (
     (Tier.DEVICE,),
     (Tier.DEVICE, Tier.EDGE),
@@ -170,8 +170,7 @@ def _in_tiles(captured: CapturedModel, plan: Plan, rng: random.Random) -> Plan:
 
 
 def _pictures(case: SwitchCase, model: LoadedModel) -> list[Waiting]:
-    spec = case.source or (str(VIDEO) if VIDEO.exists() else "scene:")
-    source = open_source(spec, limit=case.pictures)
+    source = open_source(case.source or video(), limit=case.pictures)
     with contextlib.closing(source), Prefetcher(source, model.preprocess) as frames:
         return [Waiting(frame, picture) for frame, picture in frames]
 
