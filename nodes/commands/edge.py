@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from nodes.batches import Batches
-from nodes.commands import options as opt
-from nodes.commands.serving import Launch, serve
+from nodes.commands.serving import stage_command
 from nodes.edge import EdgeNode
 
+edge = stage_command("edge", EdgeNode)
+edge.__doc__ = """Start an edge node: it runs the middle of the network.
 
-def edge(
-    name: opt.Name = "edge-1",
-    model: opt.Model = "builtin",
-    weights: opt.Weights = None,
-    scheduler: opt.Scheduler = "",
-    listen: opt.Listen = "tcp://127.0.0.1:*",
-    advertise: opt.Advertise = "",
-    config: opt.Config = None,
-    peer: opt.Peer = None,
-    torch_device: opt.TorchDevice = "cpu",
-    torch_threads: opt.TorchThreads = 0,
-    emulate_speed: opt.EmulateSpeed = 1.0,
-    keys: opt.Keys = None,
-    insecure: opt.Insecure = False,
-    batches: opt.Together = Batches.EXACT,
-    layout: opt.Pinned = None,
-    child: opt.Child = False,
-) -> None:
-    """Start an edge node: it runs the middle of the network.
-
-    Example: anabranch edge --name edge-1 --model builtin --scheduler tcp://10.0.0.1:5700,tcp://10.0.0.1:5701
-    """
-    launch = Launch(
-        "edge", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()), layout, batches, keys,
-    ).resolved()  # fmt: skip
-    serve(EdgeNode(launch.settings(), launch.load()), child)
+Example: anabranch edge --name edge-1 --model builtin --scheduler tcp://10.0.0.1:5700,tcp://10.0.0.1:5701
+"""

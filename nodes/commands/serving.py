@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from nodes.batches import Batches
+from nodes.commands import options as opt
 from nodes.commands.options import from_file, peer_endpoints, scheduler_address
 from nodes.keys import Keyring, Role
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
@@ -79,6 +81,36 @@ class Launch:
         if self.torch_device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"--torch-device {self.torch_device}", "this machine has none", "use cpu")
         return load_model(self.model, weights=self.weights)
+
+
+def stage_command(tier: str, node: Callable[[NodeSettings, LoadedModel], Node]) -> Callable[..., None]:
+    """The command that starts a node of a tier; its help is its docstring, which the caller gives it."""
+
+    def command(
+        name: opt.Name = f"{tier}-1",
+        model: opt.Model = "builtin",
+        weights: opt.Weights = None,
+        scheduler: opt.Scheduler = "",
+        listen: opt.Listen = "tcp://127.0.0.1:*",
+        advertise: opt.Advertise = "",
+        config: opt.Config = None,
+        peer: opt.Peer = None,
+        torch_device: opt.TorchDevice = "cpu",
+        torch_threads: opt.TorchThreads = 0,
+        emulate_speed: opt.EmulateSpeed = 1.0,
+        keys: opt.Keys = None,
+        insecure: opt.Insecure = False,
+        batches: opt.Together = Batches.EXACT,
+        layout: opt.Pinned = None,
+        child: opt.Child = False,
+    ) -> None:
+        launch = Launch(
+            tier, name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
+            insecure, config, tuple(peer or ()), layout, batches, keys,
+        ).resolved()  # fmt: skip
+        serve(node(launch.settings(), launch.load()), child)
+
+    return command
 
 
 def serve(node: Node, child: bool) -> None:
