@@ -119,8 +119,8 @@ class Family:
 
 def failure(child: Child) -> NodeError:
     """The error of a child that ended when it should not have."""
-    words = child.last_words()
-    return NodeError(f"node {child.name}", words or f"ended with code {child.process.returncode}", f"see {child.log}")
+    said = [child.last_words(), f"ended with code {child.process.returncode}"]
+    return NodeError(f"node {child.name}", ", ".join(filter(None, said)), f"see {child.log}")
 
 
 def _read_until_ready(child: Child) -> None:

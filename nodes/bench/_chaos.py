@@ -23,7 +23,7 @@ from torch import Tensor
 from nodes.admission import Outcome, Waiting
 from nodes.agent import REPORT_INTERVAL_S, SchedulerAddress
 from nodes.device import DeviceNode, StreamSettings
-from nodes.launch import Child, Family
+from nodes.launch import Child, Family, failure
 from nodes.local_links import LocalLinks, free_port
 from nodes.node import NodeSettings
 from pipeline.errors import NodeError
@@ -232,7 +232,18 @@ class Chaos:
         peers = {node: Endpoints(frames=address)} if node else {}
         return NodeSettings(NAMES[Tier.DEVICE], self.address, listen=pairs["--listen"], peers=peers)
 
+    def check_alive(self) -> None:
+        """See that everybody runs who was not killed.
+
+        Raises:
+            NodeError: a process ended by itself.
+        """
+        for name, child in self.family.children.items():
+            if name not in self.dead and not child.is_running:
+                raise failure(child)
+
     def _signal(self, name: str, number: signal.Signals) -> None:
+        self.check_alive()
         os.kill(self.family.children[name].process.pid, number)
 
     def _run(self) -> None:

@@ -78,6 +78,7 @@ def run(minutes: float = MINUTES) -> BenchReport:
             begin_s = time.monotonic()
             fault_s = begin_s + FAULT_S
             while (now := time.monotonic()) < begin_s + 60.0 * minutes:
+                chaos.check_alive()
                 samples += _sampled(chaos, now - begin_s)
                 if now >= fault_s:
                     done.append(chaos.hurt(rng))
