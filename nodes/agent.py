@@ -118,7 +118,7 @@ class Agent:
         reports.setsockopt(zmq.LINGER, 200)  # the farewell may still be on its way as the socket closes
         with plans, reports:
             due_s = 0.0
-            while not self._stopping.is_set() and not _is_due_again(factory, scheduler):
+            while not self._stopping.is_set() and (refused := _refused_long_ago(factory, scheduler)) is None:
                 if time.monotonic() >= due_s or self._urgent.is_set() or self._jumped():
                     self._urgent.clear()
                     self._report(reports)
@@ -127,6 +127,8 @@ class Agent:
                     self._listen(plans)
             if self._stopping.is_set():
                 self._report(reports, leaving=True)
+            elif refused is not None:
+                factory.tried(refused)
 
     def _report(self, reports: zmq.Socket[bytes], leaving: bool = False) -> None:
         identity = self.identity
@@ -177,10 +179,10 @@ class Agent:
             logger.error("%s is refused: %s", self.identity.name, command.reason)
 
 
-def _is_due_again(factory: SocketFactory, scheduler: SchedulerAddress) -> bool:
+def _refused_long_ago(factory: SocketFactory, scheduler: SchedulerAddress) -> str | None:
+    """The address whose handshake failed long enough ago to be tried again; None where there is none."""
     for endpoint in (scheduler.plans, scheduler.reports):
         trouble = factory.trouble(endpoint)
         if trouble is not None and time.monotonic() - trouble.at_s > RETRY_S:
-            factory.tried(endpoint)
-            return True
-    return False
+            return endpoint
+    return None

@@ -164,7 +164,9 @@ def leaves_device(graph: ModelGraph, private_until: str | None) -> Bools:
         return np.ones(len(graph.cuts), dtype=np.bool_)
     found = [block for block in graph.blocks if block.name == private_until]
     if not found:
-        raise ConfigError(f"private_until {private_until!r}", f"model {graph.name} has no such block")
+        raise ConfigError(
+            f"private_until {private_until!r}", f"model {graph.name} has no such block", "see `anabranch model show`"
+        )
     before = ancestors(graph, found[0].index)
     private = {INPUT, *(name for index in bits(before) for name in graph.blocks[index].outputs)}
     return np.array([private.isdisjoint(cut.tensors) for cut in graph.cuts])
