@@ -25,6 +25,7 @@ from typing import Literal
 import msgspec
 
 from nodes.agent import SchedulerAddress
+from pipeline import tablefile
 from pipeline.errors import ConfigError
 
 
@@ -108,7 +109,7 @@ def read_deployment(path: Path) -> Deployment:
         deployment = msgspec.toml.decode(path.read_bytes(), type=Deployment, dec_hook=_path)
     except OSError as error:
         raise ConfigError(f"deployment file {path}", error.strerror or "cannot be read") from error
-    except (msgspec.DecodeError, ValueError) as error:
+    except tablefile.MALFORMED as error:
         raise ConfigError(f"deployment file {path}", str(error), "see docs/deployment.md") from error
     names = [node.name for node in deployment.node]
     if len(set(names)) != len(names):

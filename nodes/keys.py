@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from pipeline import tablefile
 from pipeline.errors import KeysError
 
 logger = logging.getLogger(__name__)
@@ -230,7 +231,7 @@ def read_allowed(file: Path) -> dict[str, Peer]:
     """
     try:
         peers = msgspec.toml.decode(_read(file), type=dict[str, Peer])
-    except (msgspec.DecodeError, ValueError) as error:
+    except tablefile.MALFORMED as error:
         raise KeysError(f"keys {file}", str(error), "see docs/deployment.md") from error
     for name, peer in peers.items():
         checked_name(name)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
-from pipeline.errors import AnabranchError, ConfigError
+from pipeline import tablefile
+from pipeline.errors import ConfigError
 from pipeline.model.graph import ModelGraph
-from pipeline.plan import Tier
+from pipeline.plan import Plan, Tier
 from scheduler.problem import HOPS, Hop
 from traces.units import parse_time_s
 
@@ -66,10 +65,16 @@ def read_graph(path: Path) -> ModelGraph:
     Raises:
         ConfigError: the file is missing or is none.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ModelGraph)
-    except (OSError, msgspec.DecodeError, AnabranchError) as error:
-        raise ConfigError(f"graph {path}", str(error)) from error
+    return tablefile.decode(path, ModelGraph, "graph", "name the model.json of a run's folder")
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from a file.
+
+    Raises:
+        ConfigError: the file is missing or is none.
+    """
+    return tablefile.decode(path, Plan, "plan", "write one with `anabranch plan --out`")
 
 
 def parse_links(texts: Sequence[str]) -> dict[Hop, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from nodes.summary import write_json
+from pipeline import tablefile
 from pipeline.errors import ConfigError
 from scheduler.problem import Hop, LinkEstimate
 from traces.load import load_both_ways
@@ -41,10 +42,7 @@ def read_links(path: Path) -> dict[tuple[str, str], LiveLink]:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=list[LiveLink])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"links {path}", str(error), "name links.json of a replay") from error
+    found = tablefile.decode(path, list[LiveLink], "links", "name links.json of a replay")
     return {(link.source, link.target): link for link in found}
 
 

@@ -7,8 +7,10 @@ number of results by then, and the time of each result is interpolated between t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +20,7 @@ import numpy as np
 from nodes.replayed import FILE as LINKS_FILE
 from nodes.replayed import LiveLink, read_links
 from nodes.summary import Summary
+from pipeline import tablefile
 from pipeline.errors import AnabranchError, ConfigError
 from pipeline.frames.results import Result
 from pipeline.model.graph import ModelGraph
@@ -59,6 +62,13 @@ def load_run(folder: Path) -> RunRecord:
     return _Live(folder).record()
 
 
+def whole_results(lines: Iterable[bytes]) -> Iterator[Result]:
+    """The lines that are results: a run that was killed, or whose disk was full, may have left half of one."""
+    for line in lines:
+        with contextlib.suppress(*tablefile.MALFORMED):
+            yield msgspec.json.decode(line, type=Result)
+
+
 class _Live:
     """A live run's files."""
 
@@ -66,7 +76,7 @@ class _Live:
         self.folder = folder
         self.summary = self._json("summary.json", Summary)
         self.uses = self._json("plan.json", list[_PlanUse])
-        self.results = [msgspec.json.decode(line, type=Result) for line in self._lines("results.jsonl")]
+        self.results = list(whole_results(self._lines("results.jsonl")))
         self.lines = list(self._events())
         self.graph = self._json("model.json", ModelGraph) if (folder / "model.json").exists() else None
         self.about = self._about()
@@ -100,11 +110,7 @@ class _Live:
     # --- files
 
     def _json(self, name: str, kind: type[T]) -> T:
-        path = self.folder / name
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"run {self.folder}", f"{name}: {error}", "name the folder of a finished run") from error
+        return tablefile.decode(self.folder / name, kind, "file of a run", "name the folder of a finished run")
 
     def _lines(self, name: str) -> list[bytes]:
         try:
@@ -126,7 +132,7 @@ class _Live:
         lines = self._lines("events.jsonl")
         try:
             return msgspec.json.decode(lines[0], type=dict[str, object]) if lines else {}
-        except msgspec.DecodeError:
+        except tablefile.MALFORMED:
             return {}
 
     # --- figures

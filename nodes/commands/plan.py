@@ -12,10 +12,10 @@ from rich.console import Console
 
 from nodes import plan_view
 from nodes.commands import options as opt
+from nodes.parsing import read_plan
 from nodes.planning import PlanOptions, build_problem, parse_sweep
 from pipeline.errors import ConfigError
 from pipeline.model.spec import load_model
-from pipeline.plan import Plan
 from scheduler.explain import explain, geometric, sweep
 from scheduler.objective import Objective
 from scheduler.planners import NAMES, make
@@ -92,7 +92,7 @@ def plan(
         loads=tuple(load or ()), calibration=calibration, tiles=tiles, tile_link=tile_link, fps=fps, power=power,
         objective=asked,
     )  # fmt: skip
-    problem, chooser = build_problem(captured, options), make(planner, _read_plan(fixed))
+    problem, chooser = build_problem(captured, options), make(planner, read_plan(fixed) if fixed else None)
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     if sweep_link:
         hop, low, high = parse_sweep(sweep_link)
@@ -115,12 +115,3 @@ def plan(
 
 def _seconds(text: str) -> float | None:
     return parse_time_s(text) if text else None
-
-
-def _read_plan(path: Path | None) -> Plan | None:
-    if path is None:
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"plan {path}", str(error), "write one with `anabranch plan --out`") from error

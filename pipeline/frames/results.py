@@ -13,6 +13,9 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.frames.wire import Hop
 
+MAX_CLASSES = 1 << 20
+"""Bound on the index of a class in a file of labels: they are also kept as a list."""
+
 Labels = Mapping[int, str]
 """Class names by index; classes without a name are shown by their index."""
 
@@ -112,4 +115,7 @@ def _from_table(rows: list[list[str]]) -> Labels:
     indices = [i for i, title in enumerate(titles) if "index" in title]
     if not names or not indices:
         raise ValueError("no columns `index` and `name`")
-    return {int(row[indices[0]]): row[names[0]] for row in rows[1:] if row}
+    found = {int(row[indices[0]]): row[names[0]] for row in rows[1:] if row}
+    if found and not 0 <= min(found) <= max(found) < MAX_CLASSES:
+        raise ValueError(f"an index is not in 0 to {MAX_CLASSES - 1}")
+    return found

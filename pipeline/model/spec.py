@@ -7,7 +7,6 @@ A spec is `package.module:factory`, the path of a `.pt2` file, or `builtin`. A n
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import importlib
 import os
@@ -21,7 +20,9 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline import tablefile
+from pipeline.errors import ModelError
+from pipeline.frames import results
 from pipeline.frames.preprocess import Preprocess
 from pipeline.model import memory
 from pipeline.model.capture import CapturedModel, capture
@@ -146,23 +147,12 @@ def _check_fit(network: nn.Module, state: dict[str, Tensor], thing: str) -> None
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names: one a line, or in a `.csv` with a header, columns `index` or `class_index`, and `name` or
-    `class_name`; classes that such a file leaves out are called by their index.
+    """Class names, as `pipeline.frames.results.read_labels` reads them; what a table leaves out is called by its index.
 
     Raises:
-        ModelError: the file cannot be read.
+        ConfigError: the file cannot be read, or names more classes than any network has.
     """
-    mend = "give one name a line, or a CSV with the columns index and name"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            if path.suffix != ".csv":
-                return tuple(line.strip() for line in file if line.strip())
-            rows = list(csv.DictReader(file))
-        names = {int(row.get("class_index") or row["index"]): row.get("class_name") or row["name"] for row in rows}
-    except (OSError, ValueError, csv.Error) as error:
-        raise ModelError(f"labels {path}", f"cannot be read ({error})", mend) from error
-    except KeyError as error:
-        raise ModelError(f"labels {path}", f"has no column {error}", mend) from error
+    names = results.read_labels(path)
     return tuple(names.get(index, str(index)) for index in range(max(names, default=-1) + 1))
 
 
@@ -292,7 +282,7 @@ def _read_extras(text: str | bytes, thing: str) -> Extras | None:
         return None
     try:
         return msgspec.json.decode(text, type=Extras)
-    except (msgspec.MsgspecError, ConfigError) as error:
+    except tablefile.MALFORMED as error:
         raise ModelError(thing, f"its {_EXTRA} is damaged ({error})", "save it again") from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from torch import Tensor
 
+from pipeline import tablefile
 from pipeline.calibrate import Calibration
 from pipeline.errors import ConfigError
 from pipeline.frames.pictures import PictureFolder, read_truth
@@ -57,7 +58,7 @@ def calibrate(loaded: LoadedModel, job: Job, progress: Progress = lambda done, w
         UnknownCut: the settings name a cut that the model does not have.
     """
     part = job.out.with_name(job.out.name + PART)
-    measurement = Measurement(loaded.captured, job.settings, job.frames, _resume(part))
+    measurement = Measurement(loaded.captured, job.settings, job.frames, resume(part))
     for frames in _batches(job, measurement.record.frames):
         done = measurement.record.frames
         pictures, truths = _prepare(frames, loaded)
@@ -80,12 +81,17 @@ def _known(measurement: Measurement, pair: tuple[str, str, str, str]) -> bool:
     return "|".join(pair) in measurement.record.samples
 
 
-def _resume(part: Path) -> Record | None:
+def resume(part: Path) -> Record | None:
+    """What a calibration that was stopped had measured; None where there is none.
+
+    Raises:
+        ConfigError: its file is damaged.
+    """
     if not part.exists():
         return None
     try:
         return msgspec.msgpack.decode(part.read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *tablefile.MALFORMED) as error:
         raise ConfigError(f"unfinished calibration {part}", str(error), "delete it") from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from pipeline import tablefile
 from pipeline.errors import ConfigError, SinkError
 from pipeline.plan import Plan
 
@@ -157,10 +158,7 @@ class RunRecord(msgspec.Struct, forbid_unknown_fields=True):
         Raises:
             ConfigError: unreadable, damaged, or of another version.
         """
-        try:
-            found = msgspec.json.decode(path.read_bytes(), type=cls)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"record {path}", str(error), "name the folder of a run") from error
+        found = tablefile.decode(path, cls, "record", "name the folder of a run")
         if found.version != VERSION:
             raise ConfigError(f"record {path}", f"version {found.version}, not {VERSION}", "run it again")
         return found

@@ -22,7 +22,7 @@ has any business near it; a fraction of it goes to arenas of the allocator and t
 COMPILED = ["pipeline.packing.kernels", "pipeline.packing.planes", "pipeline.packing.mixing"]
 """Modules that numba compiles: it takes no instrumented bytecode."""
 
-with atheris.instrument_imports(include=["pipeline", "scheduler", "traces"], exclude=COMPILED):
+with atheris.instrument_imports(include=["pipeline", "scheduler", "traces", "nodes"], exclude=COMPILED):
     from tests.fuzz.targets import TARGETS, corpus
 
 
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=0, help="stop after this long; 0 for no limit")
     parser.add_argument("--corpus", type=Path, help="folder to keep interesting inputs in, over runs")
     parser.add_argument("--max-len", type=int, default=4096, help="longest input, bytes")
+    parser.add_argument("--hang", type=int, default=5, help="seconds by the clock that no input may take")
     given = parser.parse_args()
     target = TARGETS[given.target]()
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +45,7 @@ def main() -> None:
             target.run(seed)
         _limit_memory()
         flags = [
-            f"-runs={given.runs}", f"-max_total_time={given.seconds}", f"-max_len={given.max_len}", "-timeout=5",
+            f"-runs={given.runs}", f"-max_total_time={given.seconds}", f"-max_len={given.max_len}", f"-timeout={given.hang}",
             "-rss_limit_mb=0", "-print_final_stats=1", "-use_value_profile=0",
         ]  # fmt: skip
         atheris.Setup([sys.argv[0], *flags, str(kept)], target.run)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.errors import AnabranchError, WireError
+from pipeline.errors import WireError
 from pipeline.frames import wire
 from pipeline.frames.wire import (
     DropNotice,
@@ -31,8 +31,8 @@ from pipeline.frames.wire import (
     TileReady,
     TileTask,
 )
-from pipeline.model.graph import ModelGraph, TensorSpec
-from pipeline.plan import Plan, Tier, TilePlan, TileStack
+from pipeline.model.graph import TensorSpec
+from pipeline.plan import Tier
 from scheduler import events
 from scheduler.commands import Announcement, ClusterState, NodeView, ProbeOrder, Refusal, StreamView
 from scheduler.core import CoreConfig, SchedulerCore
@@ -50,8 +50,9 @@ from scheduler.reports import (
     StageReport,
     StreamReport,
 )
-from tests.fuzz import codecs
-from tests.scheduler.toys import MODEL, ToyAdvisor, plan_of
+from tests.fuzz import codecs, files
+from tests.fuzz.files import PLAN
+from tests.scheduler.toys import MODEL, ToyAdvisor
 from traces.errors import TraceError
 from traces.formats import parse_traces
 from traces.formats.lines import decode
@@ -113,10 +114,6 @@ def _wire_seed(header: Header) -> bytes:
 
 # --- control messages
 
-_PLAN = msgspec.structs.replace(
-    plan_of("camera", "phone", (Tier.EDGE, "edge"), epoch=3),
-    tiles=TilePlan((TileStack("cut0", (0.5, 0.5)),), ("edge", "tile-1"), open=True),
-)
 _FIGURE = Figure(1.0, 2.0, 3.0)
 _DEVICE = Report(
     "phone", Tier.DEVICE, "a1", 7, 12.5, MODEL, endpoints=Endpoints(results="tcp://127.0.0.1:1"),
@@ -124,7 +121,7 @@ _DEVICE = Report(
     queues=(QueueReport("arrived", 1, 64, {"bad-message": 2}),),
     stages=(StageReport("camera", 3, 100, _FIGURE, _FIGURE),),
     epochs=(Readiness("camera", (0, 3), (4,), {"2": "no such cut"}),),
-    streams=(StreamReport("camera", 3, 4, _PLAN, 90, (3,), 30.0, 5, 2, 100, 98, _FIGURE, _FIGURE, {"superseded": 1}),),
+    streams=(StreamReport("camera", 3, 4, PLAN, 90, (3,), 30.0, 5, 2, 100, 98, _FIGURE, _FIGURE, {"superseded": 1}),),
     events=(NodeEvent("peer lost", "camera", 3, "edge", 0.5),), scheduler="s1", heard=12,
 )  # fmt: skip
 _EDGE = Report(
@@ -134,14 +131,14 @@ _EDGE = Report(
 )  # fmt: skip
 _LEAVING = msgspec.structs.replace(_EDGE, leaving=True, sequence=10)
 _ANNOUNCEMENT = Announcement(
-    "camera", "s1", 5, _PLAN, msgspec.structs.replace(_PLAN, epoch=4), 4, (), {"edge": _EDGE.endpoints}, 3, {"edge": 2}
+    "camera", "s1", 5, PLAN, msgspec.structs.replace(PLAN, epoch=4), 4, (), {"edge": _EDGE.endpoints}, 3, {"edge": 2}
 )
 _COMMANDS = (
     _ANNOUNCEMENT,
     ProbeOrder("s1", 6, "phone", "edge", "tcp://127.0.0.1:2", 65536),
     Refusal("s1", 7, "edge", "b2", "other model"),
     ClusterState("s1", 8, 1.0, (NodeView("edge", Tier.EDGE, True, 0.1, Load()),), (), (
-        StreamView("camera", "phone", "steady", _PLAN),), ("a line",)),
+        StreamView("camera", "phone", "steady", PLAN),), ("a line",)),
 )  # fmt: skip
 
 
@@ -193,14 +190,6 @@ def _line(data: bytes) -> None:
         return
 
 
-def _file(kind: type, data: bytes) -> None:
-    """A JSON file of a plan or a graph, as `--plan` and `--graph` read it."""
-    try:
-        msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AnabranchError):
-        return
-
-
 def _trace(data: bytes) -> None:
     try:
         parse_traces(decode(data, "fuzz"), "fuzz")
@@ -208,7 +197,6 @@ def _trace(data: bytes) -> None:
         return
 
 
-_GRAPH = ModelGraph("none", MODEL, (), {"input": _SPEC}, ("input",))
 _TRACES = (
     b"1\n2\n2\n9\n",
     b"0.0 1.5\n0.5 2.25\n1.0 0\n",
@@ -222,9 +210,8 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "command": lambda: Target(_command, [events.encode(command) for command in _COMMANDS]),
     "core": lambda: Target(_core, [events.encode(report) for report in (_DEVICE, _EDGE, _LEAVING)]),
     "line": lambda: Target(_line, [events.encode_line(LogLine(1.0, ReportReceived(_EDGE)))]),
-    "plan": lambda: Target(functools.partial(_file, Plan), [msgspec.json.encode(_PLAN)]),
-    "graph": lambda: Target(functools.partial(_file, ModelGraph), [msgspec.json.encode(_GRAPH)]),
     "trace": lambda: Target(_trace, list(_TRACES)),
+    **{name: functools.partial(lambda name: Target(*files.file_target(name)), name) for name in files.READERS},
     **{name: functools.partial(lambda name: Target(*codecs.family(name)), name) for name in codecs.FAMILIES},
 }
 """By name; made when first used, since some prepare a good deal."""

@@ -123,9 +123,10 @@ def _best(header: list[str], names: tuple[str, ...]) -> int | None:
     for word in names:
         if word in titles:
             return titles.index(word)
+    parts = [re.split(r"[^a-z]+", title) for title in titles]
     for word in names:
         for index, title in enumerate(titles):
-            if word in re.split(r"[^a-z]+", title) or (len(word) > 4 and word in title):
+            if word in parts[index] or (len(word) > 4 and word in title):
                 return index
     return None
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import CaptureError, ModelError
+from pipeline.errors import CaptureError, ConfigError, ModelError
 from pipeline.frames.preprocess import Preprocess
 from pipeline.model.picture import PictureModel
 from pipeline.model.segment import Segment
@@ -175,9 +175,12 @@ def test_labels(tmp_path: Path) -> None:
     assert read_labels(table) == ("cat", "1", "dog, hound")
     assert load_plain(RESNET20, labels=lines).labels == ("cat", "dog")
     table.write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(ModelError, match="no column"):
+    with pytest.raises(ConfigError, match="no column"):
         read_labels(table)
-    with pytest.raises(ModelError, match="cannot be read"):
+    table.write_text(f"index,name\n{1 << 40},cat\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="an index is not in"):
+        read_labels(table)
+    with pytest.raises(ConfigError, match="cannot be read"):
         read_labels(tmp_path / "none.txt")
 
 
