@@ -7,10 +7,12 @@ allocate more than `HEADROOM_BYTES`. Inputs that fail are written to the working
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
@@ -18,6 +20,10 @@ import atheris
 HEADROOM_BYTES = 96 << 20
 """Address space beyond what the process has once all seeds have run. The tensors here take under 1 kB, so no decoder
 has any business near it; a fraction of it goes to arenas of the allocator and to the fuzzer's own tables."""
+
+RENEWED = 1 << 16
+"""Inputs after which the limit is set anew: atheris keeps the result of every comparison of arrays that it traces
+(160 bytes each), which over ten million inputs is more than any headroom for one."""
 
 COMPILED = ["pipeline.packing.kernels", "pipeline.packing.planes", "pipeline.packing.mixing"]
 """Modules that numba compiles: it takes no instrumented bytecode."""
@@ -37,26 +43,34 @@ def main() -> None:
     parser.add_argument("--hang", type=int, default=5, help="seconds by the clock that no input may take")
     given = parser.parse_args()
     target = TARGETS[given.target]()
+    run = _limited(target.run)
     with tempfile.TemporaryDirectory() as folder:
         kept = given.corpus or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate([*target.seeds, *(path.read_bytes() for path in corpus(given.target))]):
             (kept / f"seed-{number}").write_bytes(seed)
             target.run(seed)
-        _limit_memory()
         flags = [
-            f"-runs={given.runs}", f"-max_total_time={given.seconds}", f"-max_len={given.max_len}", f"-timeout={given.hang}",
-            "-rss_limit_mb=0", "-print_final_stats=1", "-use_value_profile=0",
+            f"-runs={given.runs}", f"-max_total_time={given.seconds}", f"-max_len={given.max_len}",
+            f"-timeout={given.hang}", "-rss_limit_mb=0", "-print_final_stats=1", "-use_value_profile=0",
         ]  # fmt: skip
-        atheris.Setup([sys.argv[0], *flags, str(kept)], target.run)
+        atheris.Setup([sys.argv[0], *flags, str(kept)], run)
         sys.stderr.write(f"fuzzing {given.target} from {time.strftime('%H:%M:%S')}\n")
         atheris.Fuzz()
 
 
-def _limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + HEADROOM_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def _limited(run: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """The target, under a limit on what memory it takes beyond what the process has."""
+    tried = itertools.count()
+
+    def limited(data: bytes) -> None:
+        if next(tried) % RENEWED == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + HEADROOM_BYTES
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        run(data)
+
+    return limited
 
 
 if __name__ == "__main__":
