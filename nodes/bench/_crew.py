@@ -48,7 +48,7 @@ class Site:
         """The crew as it is measured now."""
         roster = self.coordinator.roster
         crew = roster.crew(STREAM, None)
-        return Conditions(crew, {name: roster.speed(name) for name in crew}, roster.wire())
+        return Conditions(crew, roster.speeds(crew), roster.wire())
 
     def prepare(self, layout: Layout) -> Layout:
         """Have everybody build and warm a layout.
@@ -69,12 +69,15 @@ class Site:
         return time.perf_counter() - begin
 
     def settle(self, rounds: int) -> Layout:
-        """Our layout, fitted to the speeds that its own frames show."""
-        layout = self.prepare(self.stage.maker.choose(self.conditions()))
+        """Our layout, fitted to the speeds that its own frames show, as the coordinator would."""
+        maker = self.stage.maker
+        layout = self.prepare(maker.choose(self.conditions()))
         for _ in range(2):
             for _ in range(rounds):
                 self.frame_s(layout)
-            layout = self.prepare(self.stage.maker.choose(self.conditions()))
+            found = maker.choose(self.conditions())
+            if maker.gains(found, layout):
+                layout = self.prepare(found)
         return layout
 
 

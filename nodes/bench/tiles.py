@@ -147,7 +147,7 @@ def _uneven(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]
     speeds = [speed / UNEQUAL[0] for speed in UNEQUAL]
     shares = [ours.work_s(worker) for worker in ours.crew]
     # The model gives the ideal as a share of the untiled time; the untiled time is measured beside it.
-    ideal = _ideal(ours, speeds) / sum(here.stage.maker.block_s.values())
+    ideal = _ideal(ours, speeds) / sum(here.stage.maker.times.block_s.values())
     over = ratio(times["ours"], times["one worker"]) / ideal
     rows.append({
         "what": f"{name}: shares", "layout": ", ".join(f"{share / sum(shares):.0%}" for share in shares),
@@ -166,7 +166,7 @@ def _ideal(layout: Layout, speeds: Sequence[float]) -> float:
 
 def _rivals(here: Site) -> dict[str, Layout]:
     conditions = here.conditions()
-    crew = conditions.model(here.stage.maker.block_s)
+    crew = conditions.model(here.stage.maker.times)
     start = here.captured.graph.cuts[0]
     found = {}
     for name, choose in RIVALS.items():

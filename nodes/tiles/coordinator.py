@@ -178,7 +178,7 @@ class Coordinator:
         for name in crew[1:]:
             if name not in layout.tasks:
                 roster.doubt(name, now)
-        conditions = Conditions(crew, {name: roster.speed(name) for name in crew}, roster.wire())
+        conditions = Conditions(crew, roster.speeds(crew), roster.wire())
         if set(crew) != set(layout.crew):
             stage.rests_until_s = float("-inf")
             return self._made(stage, conditions, anew=True)
@@ -202,7 +202,8 @@ class Coordinator:
             logger.warning("%s: no layout for %s: %s", stage.plan.label, ", ".join(conditions.crew), error)
         stage.made_s = time.monotonic()
         stage.pause_s = max(REFIT_PAUSE_S, PAUSE_FACTOR * (stage.made_s - begin))
-        if found is None or (found.pieces == present.pieces and found.tasks == present.tasks):
+        same_crew = set(conditions.crew) == set(present.crew)
+        if found is None or (same_crew and present.merges and not maker.gains(found, present)):
             stage.layout = replace(present, conditions=conditions)
             return None
         return found

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from nodes.tiles.roster import Wire
 from pipeline.errors import PlanError
@@ -18,18 +15,19 @@ from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import Cut, TensorSpec
 from pipeline.model.layouts import Layout as MemoryLayout
 from pipeline.model.segment import Segment
-from pipeline.packing.plain import DTYPES
 from pipeline.plan import TilePlan, TileStack
 from pipeline.tiling.analysis import analysis_of
-from pipeline.tiling.crew import Crew
+from pipeline.tiling.crew import Crew, stack_time
 from pipeline.tiling.execute import TiledStack
-from pipeline.tiling.fuse import StackChoice, choose_stacks, waists_between
+from pipeline.tiling.fuse import StackChoice, choose_stacks
 from pipeline.tiling.halo import StackCosts, StackReach
+from pipeline.tiling.measure import BlockTimes, measure_blocks
 from pipeline.tiling.regions import Interval, Region, boundaries, grid, shares_of
 from pipeline.tiling.shares import strips_for
 
-TIMED_RUNS = 3
-"""Runs of each piece when the blocks are timed; the fastest counts, for the rest is other processes' doing."""
+KEEP = 0.03
+"""A layout is left for another one only where the model says that this saves so much of a frame: speeds are measured,
+and what is less than their noise would have layouts change forever."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,17 @@ class Conditions:
     speeds: Mapping[str, float]
     wire: Wire = field(default_factory=Wire)
 
-    def model(self, block_s: Mapping[str, float]) -> Crew:
+    def model(self, times: BlockTimes) -> Crew:
         """As the cost model takes it."""
         speeds, each_s = tuple(self.speeds[name] for name in self.crew), self.wire.fixed_s / 2
-        return Crew(speeds, block_s, self.wire.goodput_bps, latency_s=2 * each_s / 3, message_s=each_s / 3)
+        return Crew(
+            speeds,
+            times.block_s,
+            self.wire.goodput_bps,
+            latency_s=2 * each_s / 3,
+            message_s=each_s / 3,
+            fixed_s=times.fixed_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class LayoutMaker:
         self._stacks: dict[tuple[str, str], TiledStack] = {}
         self._costs: dict[tuple[str, str], StackCosts] = {}
         self._given = self._check(tiles.stacks)
-        self.block_s = block_seconds(captured, start, end)
+        self.times = measure_blocks(captured, start, end)
 
     def alone(self, own: str) -> Layout:
         """Everything on the edge node, untiled."""
@@ -159,7 +164,7 @@ class LayoutMaker:
             return self.alone(conditions.crew[0])
         if self._given:
             return self.refit(conditions, self._given)
-        choice = choose_stacks(self.captured, self.start, self.end, conditions.model(self.block_s))
+        choice = choose_stacks(self.captured, self.start, self.end, conditions.model(self.times))
         return self.of_choice(conditions, choice)
 
     def of_choice(self, conditions: Conditions, choice: StackChoice) -> Layout:
@@ -168,7 +173,7 @@ class LayoutMaker:
 
     def refit(self, conditions: Conditions, pieces: Sequence[tuple[Cut, Cut, TileStack]]) -> Layout:
         """The same stacks, with strips that fit other speeds; a 2-D grid stays as it is."""
-        model = conditions.model(self.block_s)
+        model = conditions.model(self.times)
         fitted = []
         for start, end, stack in pieces:
             if len(stack.rows) > 1 and len(stack.columns) == 1:
@@ -178,6 +183,23 @@ class LayoutMaker:
                 stack = TileStack(stack.until, shares_of(strips, costs.size[0]))
             fitted.append((start, end, stack))
         return self._layout(conditions, tuple(fitted))
+
+    def seconds(self, conditions: Conditions, pieces: Sequence[tuple[Cut, Cut, TileStack]]) -> float:
+        """What a frame takes by the model under other conditions than the pieces were chosen for."""
+        model, total = conditions.model(self.times), 0.0
+        for start, end, stack in pieces:
+            if len(stack.rows) * len(stack.columns) == 1:
+                total += model.untiled_s([block.name for block in self.captured.graph.between(start, end)])
+            else:
+                costs = self._costs_of(start, end)
+                rows, columns = boundaries(stack.rows, costs.size[0]), boundaries(stack.columns, costs.size[1])
+                total += stack_time(costs, model, rows, columns).total_s
+        return total
+
+    def gains(self, found: Layout, present: Layout) -> bool:
+        """Whether a layout is worth leaving another one of the same crew for, under the conditions it is made for."""
+        now = found.conditions
+        return self.seconds(now, found.pieces) < (1 - KEEP) * self.seconds(now, present.pieces)
 
     def _check(self, stacks: Sequence[TileStack]) -> tuple[tuple[Cut, Cut, TileStack], ...]:
         """The plan's stacks with their cuts, each tileable; the rest of the stage behind them."""
@@ -205,7 +227,7 @@ class LayoutMaker:
     ) -> Step:
         if len(shares.rows) * len(shares.columns) == 1:
             names = [block.name for block in self.captured.graph.between(start, end)]
-            return WholeStep(self._segment(start, end), sum(self.block_s[name] for name in names))
+            return WholeStep(self._segment(start, end), sum(self.times.block_s[name] for name in names))
         stack, costs = self._stack(start, end), self._costs_of(start, end)
         rows, columns = (
             boundaries(each, size) for each, size in zip((shares.rows, shares.columns), costs.size, strict=True)
@@ -247,7 +269,7 @@ class LayoutMaker:
         key = (start.name, end.name)
         if key not in self._costs:
             reach = StackReach(analysis_of(self.captured), end, start)
-            self._costs[key] = reach.costs(start, self.block_s, {})
+            self._costs[key] = reach.costs(start, self.times.block_s, self.times.fixed_s)
         return self._costs[key]
 
 
@@ -272,31 +294,3 @@ def _cropped(stack: TiledStack, name: str, region: Region) -> TensorSpec:
     spec = stack.captured.graph.tensors[name]
     shape = stack.crop(name, torch.empty(spec.shape, device="meta"), region).shape
     return TensorSpec(name, tuple(shape), spec.dtype, spec.unsigned)
-
-
-def block_seconds(captured: CapturedModel, start: Cut, end: Cut) -> dict[str, float]:
-    """Seconds of each block between two cuts on this machine, timed from waist to waist.
-
-    Where several blocks lie between two waists, they share the time by their operations.
-    """
-    cuts = waists_between(captured, start, end)
-    found: dict[str, float] = {}
-    for first, last in itertools.pairwise(cuts):
-        blocks = captured.graph.between(first, last)
-        seconds = _timed(Segment(captured, first, last), captured)
-        total = sum(block.flops for block in blocks)
-        for block in blocks:
-            found[block.name] = seconds * (block.flops / total if total else 1 / len(blocks))
-    return found
-
-
-def _timed(segment: Segment, captured: CapturedModel) -> float:
-    specs = [captured.graph.tensors[name] for name in segment.start.tensors]
-    zeros: dict[str, Tensor] = {spec.name: torch.zeros(spec.shape, dtype=DTYPES[spec.dtype]) for spec in specs}
-    segment.run(zeros)
-    times = []
-    for _ in range(TIMED_RUNS):
-        begin = time.perf_counter()
-        segment.run(zeros)
-        times.append(time.perf_counter() - begin)
-    return min(times)

@@ -7,10 +7,11 @@ doubles the time to the next one.
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 SAMPLES = 16
@@ -39,6 +40,9 @@ MAX_BACK_OFF_S = 30.0
 
 DOUBT_S = 30.0
 """A speed that was not measured for this long counts no more: the worker is given tiles to measure it again."""
+
+ALIKE = 0.05
+"""Speeds that differ by less than this share count as the same speed, and more noisy ones by more (`speeds`)."""
 
 MAX_STREAMS = 256
 """Streams whose announcements are remembered; the one heard of longest ago is forgotten first."""
@@ -239,6 +243,27 @@ class Roster:
             worker = self._workers.get(name)
             return 1.0 if worker is None else worker.speed
 
+    def speeds(self, names: Sequence[str]) -> dict[str, float]:
+        """Of several workers, those that do not differ significantly taken together.
+
+        Speeds are noisy, and tiles fitted to noise are worse than equal ones. From the fastest down, a worker whose
+        median lies within two standard errors of a group's first belongs to that group, and counts as fast as it.
+        """
+        with self._lock:
+            known = {name: self._workers.get(name, Worker()) for name in names}
+            errors = {name: _standard_error(worker.speeds) for name, worker in known.items()}
+            medians = {name: worker.speed for name, worker in known.items()}
+        groups: list[list[str]] = []
+        for name in sorted(names, key=lambda each: -medians[each]):
+            first = groups[-1][0] if groups else name
+            apart = max(ALIKE * medians[first], 2 * math.hypot(errors[name], errors[first]))
+            if groups and medians[first] - medians[name] <= apart:
+                groups[-1].append(name)
+            else:
+                groups.append([name])
+        common = {name: statistics.fmean(medians[each] for each in group) for group in groups for name in group}
+        return {name: common[name] for name in names}
+
     def wire(self) -> Wire:
         """What crossing takes, from the latest tiles of all workers, there and back.
 
@@ -276,3 +301,12 @@ class Roster:
         """Deadlines missed, by worker; those that missed none are left out."""
         with self._lock:
             return {name: worker.missed for name, worker in self._workers.items() if worker.missed}
+
+
+def _standard_error(samples: Sequence[float]) -> float:
+    """Of the samples' median, were they normally distributed; robust to outliers."""
+    if len(samples) < FEW:
+        return 0.0
+    median = statistics.median(samples)
+    spread = NORMAL * statistics.median(abs(sample - median) for sample in samples)
+    return spread * math.sqrt(math.pi / 2 / len(samples))

@@ -103,7 +103,7 @@ class TiledStage:
 
     def loses(self, speed: float) -> bool:
         """Whether tiles cost time, on an edge node of that speed; a plan that names its stacks is carried out."""
-        untiled_s = sum(self.maker.block_s.values()) / speed
+        untiled_s = sum(self.maker.times.block_s.values()) / speed
         return not self.tiles.stacks and self.record.is_worse_tiled(untiled_s)
 
     def adopt(self, layout: Layout, now: float) -> None:

@@ -8,7 +8,6 @@ a line is laid through the two: seconds = fixed + (work of the tile) x rate.
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -35,8 +34,9 @@ class BlockTimes:
     fixed_s: dict[str, float]
 
 
-def measure_blocks(captured: CapturedModel, start: Cut, end: Cut, runs: int = 5) -> BlockTimes:
-    """Time every step from waist to waist, with as many threads as torch is set to; medians of `runs`.
+def measure_blocks(captured: CapturedModel, start: Cut, end: Cut, runs: int = 3) -> BlockTimes:
+    """Time every step from waist to waist, with as many threads as torch is set to; the fastest of `runs`,
+    for the rest is other processes' doing.
 
     The blocks of a step with several (the branches of an inception module) share its time by their operations.
 
@@ -48,7 +48,7 @@ def measure_blocks(captured: CapturedModel, start: Cut, end: Cut, runs: int = 5)
     for first, last in itertools.pairwise(waists_between(captured, start, end)):
         segment = Segment(captured, first, last)
         given = {name: tensors[name] for name in first.tensors}
-        whole_s = _median(_call(segment, given), runs)
+        whole_s = _fastest(_call(segment, given), runs)
         _share(times.block_s, segment.blocks, whole_s)
         if analysis_of(captured).why_no_stack(first, last) is None:
             _share(times.fixed_s, segment.blocks, _fixed_s(TiledStack(captured, first, last), given, whole_s, runs))
@@ -66,21 +66,21 @@ def _fixed_s(stack: TiledStack, given: Mapping[str, Tensor], whole_s: float, run
     tile = stack.regions(HALVES, (1.0,))[0]
     [part] = stack.split(given, [tile])
     held = {name: tensor.contiguous(memory_format=stack.format_of(tensor)) for name, tensor in part.items()}
-    half_s = _median(lambda: stack.run_tile(tile, held), runs)
+    half_s = _fastest(lambda: stack.run_tile(tile, held), runs)
     work = tile_flops(stack.captured, stack.start, stack.end, HALVES, (1.0,))
     untiled = tile_flops(stack.captured, stack.start, stack.end, (1.0,), (1.0,)).sum()
     share = float(work[0, 0] / untiled) if untiled else tile.rows.size / stack.size[0]
     return min(max((half_s - share * whole_s) / (1 - share), 0.0), whole_s) if share < 1 else whole_s
 
 
-def _median(run: Callable[[], object], runs: int) -> float:
+def _fastest(run: Callable[[], object], runs: int) -> float:
     run()
     found = []
     for _ in range(runs):
         begin = time.perf_counter()
         run()
         found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+    return min(found)
 
 
 def _share(into: dict[str, float], blocks: Iterable[Block], seconds: float) -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import PlanError
-from pipeline.tiling.crew import Crew
+from pipeline.tiling.crew import Crew, stack_time
 from pipeline.tiling.halo import Floats, StackCosts, Terms
-from pipeline.tiling.regions import Interval
+from pipeline.tiling.regions import Interval, boundaries, equal_shares
+
+EQUAL_ENOUGH = 0.02
+"""Strips of equal height are kept unless fitted ones save so much: less is within the noise of measured speeds."""
 
 
 def balanced_strips(seconds: Floats) -> tuple[Interval, ...]:
@@ -49,6 +52,8 @@ def balanced_strips(seconds: Floats) -> tuple[Interval, ...]:
 def strips_for(costs: StackCosts, crew: Crew, count: int) -> tuple[Interval, ...]:
     """Strips of the output's rows for the first `count` workers of a crew, transfers included.
 
+    Equal strips where no others are clearly faster.
+
     Raises:
         PlanError: there are more workers than rows.
     """
@@ -57,7 +62,14 @@ def strips_for(costs: StackCosts, crew: Crew, count: int) -> tuple[Interval, ...
     nbytes = _table(costs.bytes_in, costs.size[1]) + _table(costs.bytes_out, costs.size[1])
     away = nbytes * (8 / crew.goodput_bps) * (count - 1) + 2 * (crew.message_s + crew.latency_s)
     seconds = [work / speed + (away if worker else 0.0) for worker, speed in enumerate(crew.speeds[:count])]
-    return balanced_strips(np.array(seconds))
+    fitted = balanced_strips(np.array(seconds))
+    equal = boundaries(equal_shares(count), costs.size[0])
+    across = (Interval(0, costs.size[1]),)
+    saves = (
+        stack_time(costs, crew, fitted, across).total_s
+        < (1 - EQUAL_ENOUGH) * stack_time(costs, crew, equal, across).total_s
+    )
+    return fitted if saves else equal
 
 
 def _table(terms: Terms, width: int) -> Floats:

@@ -1,0 +1,148 @@
+"""Tile workers as processes that are killed, frozen, and started in the middle: every frame, the same results."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+import torch
+
+from nodes.summary import Summary
+from pipeline.frames.results import Result
+from pipeline.frames.sources import open_source
+from pipeline.model.spec import load_model, load_plain
+from scheduler.events import ReportReceived, decode_line
+from tests.data import DATA, needs_data
+from tests.nodes.processes import ROOT, Running, anabranch, command, environment, eventually, lines
+from tests.nodes.tiny import SPEC, picture_folder, reference
+
+STACKS = "first,second"
+BOUND = 1e-5
+"""Of a merged map's largest magnitude (docs/tiling.md)."""
+
+FRAMES = 150
+SLOW = ("--emulate-speed", "edge=0.02")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures for all tests of this module."""
+    return picture_folder(tmp_path_factory.mktemp("tiles") / "pictures", FRAMES)
+
+
+def _arguments(pictures: Path, run_dir: Path, tiles: int) -> list[str | Path]:
+    return [
+        "run", "--source", pictures, "--model", SPEC, "--run-dir", run_dir, "--tiers", "device,edge", "--cut", "input",
+        "--tiles", str(tiles), "--tile-stacks", STACKS, *SLOW,
+    ]  # fmt: skip
+
+
+def _results(run_dir: Path, frames: int = FRAMES) -> list[Result]:
+    found = [msgspec.json.decode(line, type=Result) for line in (run_dir / "results.jsonl").read_bytes().splitlines()]
+    assert [result.frame for result in found] == list(range(frames))
+    return found
+
+
+def _worker(running: Running, name: str) -> psutil.Process:
+    return next(child for child in running.family() if "tile" in child.cmdline() and name in child.cmdline())
+
+
+@pytest.fixture(scope="module")
+def alone(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+    """What `--tiles 1` gives."""
+    run_dir = tmp_path_factory.mktemp("alone") / "run"
+    done = anabranch(*_arguments(pictures, run_dir, 1))
+    assert done.returncode == 0, done.stderr
+    return _results(run_dir)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_hurt_worker_costs_no_frame_and_changes_no_result(
+    pictures: Path, tmp_path: Path, alone: list[Result], blow: signal.Signals
+) -> None:
+    run_dir = tmp_path / "run"
+    with Running(_arguments(pictures, run_dir, 3)) as running:
+        eventually(lambda: lines(run_dir / "results.jsonl") > 20, "twenty results")
+        _worker(running, "tile-1").send_signal(blow)
+        code, output, errors = running.finish()
+    assert code == 0, errors + output
+    model = load_model(SPEC)
+    _check_same(_results(run_dir), alone, [float(reference(model, frame).abs().max()) for frame in range(FRAMES)])
+    summary = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
+    assert summary.epochs == {1: FRAMES}, "the edge node goes on without the worker"
+
+
+def _check_same(results: list[Result], alone: list[Result], largest: Sequence[float]) -> None:
+    """Results against those of one machine; `largest` is the largest magnitude of each frame's logits.
+
+    Maps agree within BOUND of their largest magnitude; from logits x + d to their softmax p, |d ln p| <= 2 max |d|.
+    """
+    for result, expected, magnitude in zip(results, alone, largest, strict=True):
+        assert result.top[0].index == expected.top[0].index
+        apart = abs(math.log(result.top[0].probability / expected.top[0].probability))
+        assert apart <= 2 * BOUND * magnitude
+
+
+# --- a real film
+
+ZOO = "pipeline.model.zoo:mobilenet_v2"
+WEIGHTS = DATA / "weights" / "mobilenet_v2_imagenet_rot180.pth"
+FILM, FILM_FRAMES = DATA / "video" / "car-detection.mp4", 377
+
+
+def _film(run_dir: Path, tiles: int) -> list[str | Path]:
+    return [
+        "run", "--source", FILM, "--model", ZOO, "--weights", WEIGHTS, "--run-dir", run_dir, "--tiers", "device,edge",
+        "--cut", "input", "--tiles", str(tiles), "--tile-stacks", "features.4.conv.2,features.11.conv.2",
+        "--emulate-speed", "edge=0.25",
+    ]  # fmt: skip
+
+
+def _magnitudes() -> list[float]:
+    """Largest logit of each frame of the film."""
+    plain = load_plain(ZOO, weights=WEIGHTS)
+    plain.module.eval()
+    with torch.inference_mode(), closing(open_source(str(FILM), limit=FILM_FRAMES)) as opened:
+        return [float(plain.module(plain.preprocess.picture(frame.rgb)).abs().max()) for frame in opened.frames()]
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_film_with_a_worker_killed_one_frozen_and_one_that_joins(tmp_path: Path) -> None:
+    done = anabranch(*_film(tmp_path / "alone", 1), limit_s=300)
+    assert done.returncode == 0, done.stderr
+    run_dir = tmp_path / "run"
+    with ExitStack() as stack:
+        running = stack.enter_context(Running(_film(run_dir, 3)))
+        eventually(lambda: lines(run_dir / "results.jsonl") > 60, "sixty results")
+        given = _worker(running, "tile-1").cmdline()
+        _worker(running, "tile-1").send_signal(signal.SIGKILL)
+        eventually(lambda: lines(run_dir / "results.jsonl") > 120, "sixty more")
+        scheduler = given[given.index("--scheduler") + 1]
+        joins = command("tile", "--name", "tile-7", "--model", ZOO, "--weights", WEIGHTS, "--scheduler", scheduler)
+        joined = subprocess.Popen(
+            joins, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        stack.callback(joined.communicate)
+        stack.callback(joined.kill)
+        eventually(lambda: lines(run_dir / "results.jsonl") > 200, "eighty more")
+        _worker(running, "tile-2").send_signal(signal.SIGSTOP)
+        code, output, errors = running.finish()
+    assert code == 0, errors + output
+    _check_same(_results(run_dir, FILM_FRAMES), _results(tmp_path / "alone", FILM_FRAMES), _magnitudes())
+    summary = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
+    assert summary.epochs == {1: FILM_FRAMES}
+    computed: dict[str, int] = {}
+    for line in (run_dir / "events.jsonl").read_bytes().splitlines()[1:]:
+        event = decode_line(line).event
+        if isinstance(event, ReportReceived):
+            computed[event.report.node] = sum(stage.frames for stage in event.report.stages)
+    assert all(computed[name] > 0 for name in ("tile-1", "tile-2", "tile-7"))
