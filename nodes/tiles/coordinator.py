@@ -202,8 +202,7 @@ class Coordinator:
             logger.warning("%s: no layout for %s: %s", stage.plan.label, ", ".join(conditions.crew), error)
         stage.made_s = time.monotonic()
         stage.pause_s = max(REFIT_PAUSE_S, PAUSE_FACTOR * (stage.made_s - begin))
-        same_crew = set(conditions.crew) == set(present.crew)
-        if found is None or (same_crew and present.merges and not maker.gains(found, present)):
+        if found is None or not _is_better(found, present, maker):
             stage.layout = replace(present, conditions=conditions)
             return None
         return found
@@ -234,6 +233,14 @@ class Coordinator:
                 return True
         self.roster.missed(worker, time.monotonic())
         return False
+
+
+def _is_better(found: Layout, present: Layout, maker: LayoutMaker) -> bool:
+    """Whether a layout is to take the present one's place; one that a worker left, or is new to, gives way always."""
+    if found.pieces == present.pieces and found.tasks == present.tasks:
+        return False
+    same_crew = set(found.crew) == set(present.crew)
+    return not (same_crew and present.merges) or maker.gains(found, present)
 
 
 def describe(layout: Layout) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -199,7 +199,9 @@ class LayoutMaker:
     def gains(self, found: Layout, present: Layout) -> bool:
         """Whether a layout is worth leaving another one of the same crew for, under the conditions it is made for."""
         now = found.conditions
-        return self.seconds(now, found.pieces) < (1 - KEEP) * self.seconds(now, present.pieces)
+        # Tiles went to workers in the order that the crew had then.
+        held_s = self.seconds(replace(now, crew=present.crew), present.pieces)
+        return self.seconds(now, found.pieces) < (1 - KEEP) * held_s
 
     def _check(self, stacks: Sequence[TileStack]) -> tuple[tuple[Cut, Cut, TileStack], ...]:
         """The plan's stacks with their cuts, each tileable; the rest of the stage behind them."""
