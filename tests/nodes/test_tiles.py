@@ -369,6 +369,17 @@ def test_our_layout_is_not_left_for_that_of_another(own: float, other: float, go
         assert not maker.gains(rival, ours)
 
 
+def test_a_layout_is_weighed_with_its_tiles_where_they_are() -> None:
+    maker, speeds = _maker(), {"edge": 1.0, "a": 1.0, "b": 0.2}
+    wire_now = Wire(1e11, 1e-6)
+    present = maker.choose(Conditions(("edge", "a", "b"), speeds, wire_now))
+    found = maker.choose(Conditions(("edge", "b", "a"), speeds, wire_now))
+    assert present.merges, "tiles pay"
+    assert not maker.gains(found, present)
+    wrong = maker.seconds(Conditions(("edge", "b", "a"), speeds, wire_now), present.pieces)
+    assert wrong > maker.seconds(present.conditions, present.pieces)
+
+
 CHOICES = (choose_stacks, equal_strips, merge_every_layer)
 
 
