@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from nodes.tiles.roster import Wire
+from nodes.tiles.wire import Wire
 from pipeline.errors import PlanError
 from pipeline.frames.wire import TileTask
 from pipeline.model.capture import CapturedModel

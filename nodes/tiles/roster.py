@@ -14,6 +14,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from nodes.tiles.wire import FEW, Wire, fit_wire
+
 SAMPLES = 16
 """Tiles over which speeds and deadlines look back: at 10 frames/s and three stacks half a second."""
 
@@ -33,8 +35,6 @@ NORMAL = 1.4826
 FIRST_FACTOR, FIRST_SLACK_S = 4.0, 0.3
 """The deadline while fewer than `FEW` tiles are known."""
 
-FEW = 3
-
 FIRST_BACK_OFF_S = 0.25
 MAX_BACK_OFF_S = 30.0
 
@@ -47,16 +47,8 @@ ALIKE = 0.05
 MAX_STREAMS = 256
 """Streams whose announcements are remembered; the one heard of longest ago is forgotten first."""
 
-FIRST_BPS = 1e9
-FIRST_FIXED_S = 6e-4
-"""Two messages over loopback between idle processes."""
-
 CROSSINGS = 64
 """Tiles, of all workers, over which the wire's figures look back."""
-
-BPS_RANGE = (1e5, 2e11)
-MIN_TIMED_BYTES = 16384
-"""Smaller tiles say nothing of a link's goodput."""
 
 
 @dataclass
@@ -92,15 +84,6 @@ class Timing:
     """Of the turn-around, inside the worker."""
     nbytes: int
     """Both ways."""
-
-
-@dataclass(frozen=True)
-class Wire:
-    """What tiles take to cross, there and back together."""
-
-    goodput_bps: float = FIRST_BPS
-    fixed_s: float = FIRST_FIXED_S
-    """Whatever their size: two messages, and the threads that wait for them."""
 
 
 class Roster:
@@ -265,21 +248,10 @@ class Roster:
         return {name: common[name] for name in names}
 
     def wire(self) -> Wire:
-        """What crossing takes, from the latest tiles of all workers, there and back.
-
-        The goodput is that of the larger half of the tiles that are large enough; what smaller ones take beyond it
-        is the fixed part.
-        """
+        """What crossing takes, from the latest tiles of all workers, there and back."""
         with self._lock:
-            crossings = sorted(self._crossings)
-        large = [(nbytes, seconds) for nbytes, seconds in crossings if nbytes >= MIN_TIMED_BYTES and seconds > 0]
-        if len(crossings) < FEW:
-            return Wire()
-        rates = [nbytes * 8 / seconds for nbytes, seconds in large[len(large) // 2 :]]
-        low, high = BPS_RANGE
-        goodput_bps = min(high, max(low, statistics.median(rates))) if rates else FIRST_BPS
-        fixed_s = statistics.median(max(0.0, seconds - nbytes * 8 / goodput_bps) for nbytes, seconds in crossings)
-        return Wire(goodput_bps, max(FIRST_FIXED_S, fixed_s))
+            crossings = list(self._crossings)
+        return fit_wire(crossings)
 
     def deadline_s(self, name: str, predicted_s: float, local_s: float) -> float:
         """How long a tile may take whose turn-around is predicted: from the worker's own history.

@@ -17,14 +17,16 @@ from nodes.node import NodeSettings
 from nodes.tile import TileNode
 from nodes.tiles.layout import Conditions, LayoutMaker
 from nodes.tiles.layout import Running as Now
-from nodes.tiles.roster import FEW, FIRST_BACK_OFF_S, FLOOR_S, MAX_BACK_OFF_S, Roster, Timing, Wire
+from nodes.tiles.roster import FIRST_BACK_OFF_S, FLOOR_S, MAX_BACK_OFF_S, Roster, Timing
 from nodes.tiles.stage import JUDGED_FRAMES, Record
+from nodes.tiles.wire import FEW, FIRST_FIXED_S, Wire, fit_wire
 from pipeline.errors import PlanError
 from pipeline.frames import wire
 from pipeline.frames.wire import Message, TensorHeader, Tile, TileOrder, TileTask
 from pipeline.model.spec import LoadedModel, load_model
 from pipeline.plan import Tier, TilePlan
 from pipeline.tiling.fuse import choose_stacks, equal_strips, merge_every_layer
+from pipeline.tiling.measure import BlockTimes
 from scheduler.handmade import Tiling, plan_of, tiled
 from tests.nodes.processes import eventually
 from tests.nodes.tiny import BEAT_S, NAMES, SPEC, Deployment, reference, waiting
@@ -329,16 +331,31 @@ def test_speeds_that_differ_steadily_are_kept_apart() -> None:
     assert roster.speeds(("edge", "a", "b")) == {"edge": 1.0, "a": 0.9, "b": 0.25}
 
 
-def test_the_wires_figures_are_read_off_large_and_small_tiles() -> None:
+def test_the_wires_figures_are_read_off_tiles_of_all_workers() -> None:
     roster = _roster()
     assert roster.wire() == Wire()
     for _ in range(FEW):
         roster.done("a", Timing(0.1, 0.15, 0.05, 1_000_000))
-    assert roster.wire().goodput_bps == pytest.approx(80e6)
-    for _ in range(20):
-        roster.done("b", Timing(0.1, 0.06, 0.05, 100))
-    wire_now = roster.wire()
-    assert wire_now.goodput_bps == pytest.approx(80e6) and wire_now.fixed_s == pytest.approx(0.01, rel=0.01)
+        roster.done("b", Timing(0.1, 0.06, 0.05, 100_000))
+    assert roster.wire().goodput_bps == pytest.approx(80e6) and roster.wire().fixed_s == FIRST_FIXED_S
+
+
+@given(st.floats(1e6, 1e11), st.floats(1e-3, 0.1), st.lists(st.integers(0, 10_000_000), min_size=12, max_size=40))
+def test_a_line_through_crossings_is_found_whatever_a_few_of_them_took(
+    goodput_bps: float, fixed_s: float, sizes: list[int]
+) -> None:
+    sizes = [*sizes, *range(0, 40_000 * len(sizes), 40_000)]
+    seen = [(nbytes, fixed_s + nbytes * 8 / goodput_bps) for nbytes in sizes]
+    late = [(nbytes, seconds + 5.0) for nbytes, seconds in seen[:: len(seen) // 2]]
+    found = fit_wire([*seen, *late])
+    assert found.goodput_bps == pytest.approx(goodput_bps, rel=1e-3)
+    assert found.fixed_s == pytest.approx(fixed_s, rel=1e-3)
+
+
+@given(st.integers(20_000, 10_000_000), st.floats(1e6, 1e9))
+def test_tiles_of_one_size_are_taken_to_be_held_up_by_their_bytes(nbytes: int, goodput_bps: float) -> None:
+    found = fit_wire([(nbytes, FIRST_FIXED_S + nbytes * 8 / goodput_bps)] * FEW)
+    assert found.goodput_bps == pytest.approx(goodput_bps) and found.fixed_s == pytest.approx(FIRST_FIXED_S)
 
 
 def test_tiles_that_cost_time_are_given_up() -> None:
@@ -387,4 +404,6 @@ CHOICES = (choose_stacks, equal_strips, merge_every_layer)
 def _maker() -> LayoutMaker:
     captured = load_model(SPEC).captured
     tiles = TilePlan((), ("edge",), open=True)
-    return LayoutMaker(captured, captured.graph.cuts[0], captured.graph.cuts[-1], tiles, Now())
+    maker = LayoutMaker(captured, captured.graph.cuts[0], captured.graph.cuts[-1], tiles, Now())
+    maker.times = BlockTimes(dict.fromkeys(maker.times.block_s, 0.01), {})  # so slow a machine that tiles pay
+    return maker
