@@ -109,7 +109,7 @@ def _remember(known: OrderedDict[str, T], news: Mapping[str, T]) -> None:
 
 
 class Outlet:
-    """The PUSH sockets of one thread. Use it as a context manager in that thread."""
+    """The PUSH sockets of one thread. Use it as a context manager in that thread; others may `try_tile`."""
 
     def __init__(self, name: str, factory: SocketFactory, directory: Directory) -> None:
         self._name = name
@@ -119,6 +119,9 @@ class Outlet:
         """By node and endpoint: another node at the same address has another key."""
         self._guest: _Guest | None = None
         """Whoever asked for an echo at a port of his own: one at a time, so that asking costs no peer his socket."""
+        self._lock = threading.Lock()
+        """Held while sockets are used: ZeroMQ's may pass from thread to thread, but not be used by two at once."""
+        self._closed = False
         self._stuck: set[str] = set()
         """Endpoints that took nothing last time: they get one try without waiting, or every frame would wait anew."""
 
@@ -128,10 +131,12 @@ class Outlet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._see_off(float("inf"))
-        for socket in self._sockets.values():
-            socket.close()
-        self._sockets.clear()
+        with self._lock:
+            self._closed = True
+            self._see_off(float("inf"))
+            for socket in self._sockets.values():
+                socket.close()
+            self._sockets.clear()
 
     def send(self, plan: Plan, hop: int, message: Message) -> None:
         """Send what stage number `hop` made to the stage behind it, or home.
@@ -153,6 +158,26 @@ class Outlet:
         """
         self._send(node, self._directory.tiles(node), message, wait)
 
+    def try_tile(self, node: str, message: Message) -> bool:
+        """From any thread: send a tile, or its output, if that takes no waiting.
+
+        Waking another thread to do it costs more than a send that copies nothing.
+
+        Returns:
+            False where it is not sent: the outlet is in use or closed, or the peer is unknown or takes nothing now.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._closed:
+                return False
+            self._put(node, self._directory.tiles(node), message, wait=False)
+        except Undeliverable:
+            return False
+        finally:
+            self._lock.release()
+        return True
+
     def notify(self, notice: DropNotice) -> None:
         """Tell the stream's device that a frame is given up; it finds out by itself where this fails."""
         try:
@@ -164,10 +189,11 @@ class Outlet:
     def measure(self, node: str, message: Message, endpoint: str = "") -> None:
         """Send a ping, a pong or a probe, to the node's inbox or to `endpoint`; lost where it cannot be reached."""
         now = time.monotonic()
-        self._see_off(now)
-        if endpoint:
-            self._answer(node, endpoint, message, now)
-            return
+        with self._lock:
+            self._see_off(now)
+            if endpoint:
+                self._answer(node, endpoint, message, now)
+                return
         try:
             self._send(node, self._directory.inbox(node), message)
         except Undeliverable:
@@ -190,6 +216,10 @@ class Outlet:
             self._guest = None
 
     def _send(self, node: str, endpoint: str, message: Message, wait: bool = True) -> None:
+        with self._lock:
+            self._put(node, endpoint, message, wait)
+
+    def _put(self, node: str, endpoint: str, message: Message, wait: bool) -> None:
         if not endpoint:
             raise Undeliverable(f"node {node}", "its address is not known", "check that it runs and reports")
         socket = self._socket(node, endpoint)

@@ -17,7 +17,7 @@ from nodes.keys import Purpose
 from nodes.node import Node, NodeSettings
 from nodes.outlet import Undeliverable
 from nodes.tiles.layout import tile_specs
-from nodes.tiles.post import pack_tile, try_codec, unpack_tile
+from nodes.tiles.post import RAW, pack_tile, try_codec, unpack_tile
 from pipeline.errors import AnabranchError, ModelMismatch
 from pipeline.frames.wire import Head, Hop, Message, Ping, Pong, Probe, Tile, TileDone, TileOrder, TileReady, TileTask
 from pipeline.model.graph import TensorSpec
@@ -206,7 +206,7 @@ class TileNode(Node):
             try:
                 asked = self._arrived.get()
                 if asked is not None:
-                    self._answers.put(self._computed(asked))
+                    self._hand_over(self._computed(asked))
             except Closed:
                 return
 
@@ -229,6 +229,14 @@ class TileNode(Node):
             return self._refusal(asked, (str(error).splitlines() or ["failed"])[0])
         return Answer(header.node, asked.message, asked, task, made, compute_s)
 
+    def _hand_over(self, answer: Answer) -> None:
+        """Send outputs that travel as they lie at once, for another thread would have to wake first."""
+        if answer.task is not None and answer.task.codec == RAW:
+            answer = Answer(answer.node, self._message(answer))
+            if self.loop.outlet.try_tile(answer.node, answer.message):
+                return
+        self._answers.put(answer)
+
     def _refusal(self, asked: Asked, why: str) -> Answer:
         self.loop.links.refuse("tile refused")
         self.loop.links.door.blame(asked.source, why)
@@ -250,18 +258,20 @@ class TileNode(Node):
                     self._send_one(answer)
 
     def _send_one(self, answer: Answer) -> None:
-        message = answer.message
         if answer.endpoint:
-            self.loop.outlet.measure(answer.node, message, answer.endpoint)
+            self.loop.outlet.measure(answer.node, answer.message, answer.endpoint)
             return
         try:
-            if answer.asked is not None and answer.task is not None and answer.tensors is not None:
-                message = self._packed(answer.asked, answer.task, answer.tensors, answer.compute_s)
-            self.loop.outlet.send_tile(answer.node, message)
+            self.loop.outlet.send_tile(answer.node, self._message(answer))
         except Undeliverable as error:
             # A sign of life may be asked for before this worker hears where the edge node is: it is asked for again.
             self.loop.links.refuse("send-timeout")
             logger.info("answer not sent: %s", error)
+
+    def _message(self, answer: Answer) -> Message:
+        if answer.asked is None or answer.task is None or answer.tensors is None:
+            return answer.message
+        return self._packed(answer.asked, answer.task, answer.tensors, answer.compute_s)
 
     def _packed(self, asked: Asked, task: Task, made: dict[str, Tensor], compute_s: float) -> Message:
         header, begin = asked.header, time.monotonic()

@@ -21,6 +21,7 @@ from nodes.sockets import SocketFactory
 from nodes.stage import EmulatedSpeed
 from nodes.tiles.coordinator import Coordinator
 from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Running
+from nodes.tiles.roster import SAMPLES
 from nodes.tiles.stage import TiledStage
 from pipeline.errors import NodeError
 from pipeline.model.capture import CapturedModel
@@ -33,6 +34,8 @@ from scheduler.reports import Endpoints
 
 EDGE, STREAM = "edge-1", "bench"
 READY_S = 300.0
+TURN = 3
+"""Frames that a layout computes in a row, and that count."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Site:
         maker = self.stage.maker
         layout = self.prepare(maker.choose(self.conditions()))
         for _ in range(2):
-            for _ in range(rounds):
+            for _ in range(max(rounds, SAMPLES)):
                 self.frame_s(layout)
             found = maker.choose(self.conditions())
             if maker.gains(found, layout):
@@ -82,13 +85,17 @@ class Site:
 
 
 def interleaved(site: Site, layouts: Mapping[str, Layout], rounds: int) -> dict[str, list[float]]:
-    """Frame times of several layouts, in turns, so that whatever else the machine does falls on all."""
+    """Frame times of several layouts, in turns, so that whatever else the machine does falls on all.
+
+    A stream goes on in one layout, so a turn is `TURN` frames, and its figure is their median. The first is left out:
+    it finds the caches full of another layout's weights, and the workers asleep.
+    """
     times: dict[str, list[float]] = {name: [] for name in layouts}
     for number in range(rounds + 1):
         for name, layout in layouts.items():
-            seconds = site.frame_s(layout)
+            seconds = [site.frame_s(layout) for _ in range(TURN + 1)]
             if number:
-                times[name].append(seconds)
+                times[name].append(statistics.median(seconds[1:]))
     return times
 
 

@@ -2,7 +2,8 @@
 
 The edge node is this process, with one torch thread; every further worker is a process of its own, as `anabranch
 tile` starts it. A frame's time is from the stage's input to the merged output: splitting, packing, both transfers,
-computing and merging are in it. Layouts are measured in turns; a figure is the median of the rounds' ratios.
+computing and merging are in it. Layouts are measured in turns of a few frames; a figure is the median of the turns'
+ratios.
 
 Beside it stands what the machine allows: two untiled copies at once over one alone, and the two workers' tiles computed
 at once with nothing sent. What is lost between the rows is lost to the machine, to the halo, and to the transfers.
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from nodes.bench._ceiling import Job, bystanders, computing_s, jobs_of, together
-from nodes.bench._crew import Site, convolutional_end, interleaved, ratio, site
+from nodes.bench._crew import TURN, Site, convolutional_end, interleaved, ratio, site
 from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.tiles.layout import Layout
 from pipeline.errors import ConfigError, PlanError
@@ -68,7 +69,7 @@ def run(networks: str = ",".join(MEASURED), tabled: str = ",".join(SPECS), round
     Args:
         networks: some of `SPECS`, by comma: those whose convolutional part is measured.
         tabled: likewise those of the halo table.
-        rounds: frames of each layout that count.
+        rounds: turns of each layout that count.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -85,7 +86,9 @@ def run(networks: str = ",".join(MEASURED), tabled: str = ",".join(SPECS), round
             rows.extend(_halo(load_model(spec).captured))
     finally:
         torch.set_num_threads(before)
-    notes = [f"medians of {rounds} rounds in turns; one torch thread per process; random weights; lossless tiles"]
+    notes = [
+        f"medians of {rounds} turns of {TURN} frames; one torch thread per process; random weights; lossless tiles"
+    ]
     return BenchReport("tiles", rows, bars, notes)
 
 

@@ -1,4 +1,7 @@
-"""How tiles travel: one thread that packs and sends, one that receives, and the answers that are waited for."""
+"""How tiles travel: who sends them, one thread that receives, and the answers that are waited for.
+
+A tile that travels as it lies is sent by the thread that computes; what has to be packed, by one of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 import zmq
 from torch import Tensor
@@ -39,7 +43,7 @@ from pipeline.frames.wire import (
 )
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import codec
-from pipeline.packing.plain import DTYPES
+from pipeline.packing.plain import DTYPES, ROWS, is_channels_last
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +71,11 @@ def pack_tile(
     headers, buffers = [], []
     with torch.inference_mode():
         for spec in specs:
-            chosen = codec_for(spec, name)
-            buffer = codec.get(chosen).encode(tensors[spec.name], spec)
-            headers.append(TensorHeader.of(spec, chosen, memoryview(buffer).nbytes))
+            tensor, chosen = tensors[spec.name], codec.get(codec_for(spec, name))
+            if chosen.name == RAW and is_channels_last(tensor):
+                chosen = ROWS
+            buffer = chosen.encode(tensor, spec)
+            headers.append(TensorHeader.of(spec, chosen.name, memoryview(buffer).nbytes))
             buffers.append(buffer)
     return tuple(headers), buffers
 
@@ -84,13 +90,14 @@ def unpack_tile(message: Message, specs: tuple[TensorSpec, ...], name: str) -> d
     check_tensors(message, specs)
     header = message.header
     assert isinstance(header, wire.Carrier)
-    for tensor, spec in zip(header.tensors, specs, strict=True):
-        if tensor.codec != codec_for(spec, name):
-            raise WireError(f"tensor {spec.name!r}", f"packed as {tensor.codec!r}, not as {codec_for(spec, name)!r}")
-    return {
-        spec.name: codec.get(tensor.codec).decode(buffer, spec)
-        for tensor, spec, buffer in zip(header.tensors, specs, message.buffers, strict=True)
-    }
+    found = {}
+    for tensor, spec, buffer in zip(header.tensors, specs, message.buffers, strict=True):
+        due = codec_for(spec, name)
+        chosen = ROWS if due == RAW and tensor.codec == ROWS.name else codec.get(due)
+        if tensor.codec != chosen.name:
+            raise WireError(f"tensor {spec.name!r}", f"packed as {tensor.codec!r}, not as {due!r}")
+        found[spec.name] = chosen.decode(buffer, spec)
+    return found
 
 
 def try_codec(specs: tuple[TensorSpec, ...], name: str) -> None:
@@ -207,10 +214,10 @@ class Post:
             return self._ready.pop(key) if self._ready.get(key) is not None else None
 
     def request(self, request: Request) -> None:
-        """Send a tile. Returns at once: it is packed and sent while the caller computes."""
+        """Send a tile. What is to be packed, or is not taken at once, is sent while the caller computes."""
         with self._changed:
             self._waiting[request.header.ticket] = request
-        if not self._sending.offer(request):
+        if not self._is_sent(request) and not self._sending.offer(request):
             self._fail(request, "queue full")
 
     def collect(self, request: Request) -> dict[str, Tensor] | None:
@@ -257,18 +264,19 @@ class Post:
 
     def _send_tile(self, request: Request) -> None:
         try:
-            tensors, buffers = pack_tile(request.tensors, request.part.inputs, request.codec)
-            header = Tile(
-                request.header.node, request.header.stream, request.header.epoch, request.header.order,
-                request.header.task, request.header.ticket, tensors,
-            )  # fmt: skip
-            self._outlet.send_tile(request.part.worker, Message(header, buffers), wait=False)
+            self._outlet.send_tile(request.part.worker, _packed(request), wait=False)
         except Undeliverable as error:
             logger.warning("tile not sent: %s", error)
             self._fail(request, "not taken")
         except CodecError as error:
             logger.warning("tile not packed: %s", error)
             self._fail(request, "codec")
+
+    def _is_sent(self, request: Request) -> bool:
+        try:
+            return request.codec == RAW and self._outlet.try_tile(request.part.worker, _packed(request))
+        except CodecError:
+            return False  # whoever tries again says so
 
     def _send_letter(self, letter: _Letter) -> bool:
         """Whether it need not be tried again."""
@@ -331,6 +339,11 @@ class Post:
             request.compute_s = header.compute_s
             request.outputs = outputs
             self._changed.notify_all()
+
+
+def _packed(request: Request) -> Message:
+    tensors, buffers = pack_tile(request.tensors, request.part.inputs, request.codec)
+    return Message(msgspec.structs.replace(request.header, tensors=tensors), buffers)
 
 
 def _timing(request: Request, header: TileDone, message: Message, received_s: float) -> Timing:

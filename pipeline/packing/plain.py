@@ -49,9 +49,7 @@ class Raw:
 
     def encode(self, tensor: Tensor, spec: TensorSpec) -> Buffer:
         """See `Codec.encode`; no copy for a contiguous tensor."""
-        if tensor.shape != spec.shape or tensor.dtype != DTYPES[spec.dtype]:
-            found = f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise CodecError(f"tensor {spec.name}", f"{found} is not {spec.dtype} {spec.shape}")
+        _require(tensor, spec)
         if tensor.is_contiguous() or not is_channels_last(tensor):
             return raw_view(tensor.contiguous())
         packed = torch.empty(spec.nbytes + 1, dtype=torch.uint8)
@@ -64,18 +62,54 @@ class Raw:
         view = memoryview(buffer).cast("B")
         if len(spec.shape) != 4 or not spec.nbytes or len(view) != spec.nbytes + 1 or view[-1] != 1:
             return from_raw(view, spec)
-        batch, channels, height, width = spec.shape
-        order = dataclasses.replace(spec, shape=(batch, height, width, channels))
-        return from_raw(view[:-1], order).permute(0, 3, 1, 2)
+        return ROWS.decode(view[:-1], spec)
 
     def max_nbytes(self, spec: TensorSpec) -> int:
         """See `Codec.max_nbytes`."""
         return spec.nbytes + (len(spec.shape) == 4)
 
 
+class RawRows:
+    """`fp32-nhwc`: a map in the order batch, height, width, channels; no copy where it lies like that.
+
+    In no plan, and not among the codecs that are offered: tiles of channels-last maps, which are rows of them, travel
+    by it, and need neither the copy nor the mark that `Raw` makes of them.
+    """
+
+    name = "fp32-nhwc"
+    lossless = True
+
+    def encode(self, tensor: Tensor, spec: TensorSpec) -> Buffer:
+        """See `Codec.encode`; no copy for a channels-last tensor."""
+        _require(tensor, spec)
+        if tensor.dim() != 4:
+            raise CodecError(f"tensor {spec.name}", f"shape {spec.shape} is no batch of maps")
+        return raw_view(tensor.contiguous(memory_format=torch.channels_last))
+
+    def decode(self, buffer: Buffer, spec: TensorSpec) -> Tensor:
+        """See `Codec.decode`; no copy."""
+        if len(spec.shape) != 4:
+            raise CodecError(f"tensor {spec.name}", f"shape {spec.shape} is no batch of maps")
+        batch, channels, height, width = spec.shape
+        order = dataclasses.replace(spec, shape=(batch, height, width, channels))
+        return from_raw(buffer, order).permute(0, 3, 1, 2)
+
+    def max_nbytes(self, spec: TensorSpec) -> int:
+        """See `Codec.max_nbytes`."""
+        return spec.nbytes
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether the elements lie densely in the order batch, height, width, channels."""
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
 
+
+def _require(tensor: Tensor, spec: TensorSpec) -> None:
+    if tensor.shape != spec.shape or tensor.dtype != DTYPES[spec.dtype]:
+        found = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise CodecError(f"tensor {spec.name}", f"{found} is not {spec.dtype} {spec.shape}")
+
+
+ROWS = RawRows()
 
 register(Raw())

@@ -14,9 +14,6 @@ from pipeline.tiling.crew import Crew, stack_time
 from pipeline.tiling.halo import Floats, StackCosts, Terms
 from pipeline.tiling.regions import Interval, boundaries, equal_shares
 
-EQUAL_ENOUGH = 0.02
-"""Strips of equal height are kept unless fitted ones save so much: less is within the noise of measured speeds."""
-
 
 def balanced_strips(seconds: Floats) -> tuple[Interval, ...]:
     """Cut an axis into one strip for each worker so that the slowest is done as early as can be.
@@ -52,8 +49,6 @@ def balanced_strips(seconds: Floats) -> tuple[Interval, ...]:
 def strips_for(costs: StackCosts, crew: Crew, count: int) -> tuple[Interval, ...]:
     """Strips of the output's rows for the first `count` workers of a crew, transfers included.
 
-    Equal strips where no others are clearly faster.
-
     Raises:
         PlanError: there are more workers than rows.
     """
@@ -62,14 +57,10 @@ def strips_for(costs: StackCosts, crew: Crew, count: int) -> tuple[Interval, ...
     nbytes = _table(costs.bytes_in, costs.size[1]) + _table(costs.bytes_out, costs.size[1])
     away = nbytes * (8 / crew.goodput_bps) * (count - 1) + 2 * (crew.message_s + crew.latency_s)
     seconds = [work / speed + (away if worker else 0.0) for worker, speed in enumerate(crew.speeds[:count])]
-    fitted = balanced_strips(np.array(seconds))
-    equal = boundaries(equal_shares(count), costs.size[0])
+    # The finish of all together is a bound on the schedule, so equal strips may do better where rows are few.
+    found = balanced_strips(np.array(seconds)), boundaries(equal_shares(count), costs.size[0])
     across = (Interval(0, costs.size[1]),)
-    saves = (
-        stack_time(costs, crew, fitted, across).total_s
-        < (1 - EQUAL_ENOUGH) * stack_time(costs, crew, equal, across).total_s
-    )
-    return fitted if saves else equal
+    return min(found, key=lambda rows: stack_time(costs, crew, rows, across).total_s)
 
 
 def _table(terms: Terms, width: int) -> Floats:

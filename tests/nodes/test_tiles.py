@@ -376,11 +376,11 @@ SPEEDS = st.floats(0.1, 2.0)
 @settings(deadline=None, max_examples=30)
 @given(SPEEDS, SPEEDS, st.floats(1e6, 1e11))
 def test_our_layout_is_not_left_for_that_of_another(own: float, other: float, goodput_bps: float) -> None:
-    captured, maker = load_model(SPEC).captured, _maker()
+    maker = _maker()
     conditions = Conditions(("edge", "a"), {"edge": own, "a": other}, Wire(goodput_bps, 1e-6))
     ours = maker.choose(conditions)
     for choose in CHOICES:
-        choice = choose(captured, maker.start, maker.end, conditions.model(maker.times))
+        choice = choose(maker.captured, maker.start, maker.end, conditions.model(maker.times))
         rival = maker.of_choice(conditions, choice)
         assert maker.seconds(conditions, rival.pieces) == pytest.approx(choice.seconds)
         assert not maker.gains(rival, ours)

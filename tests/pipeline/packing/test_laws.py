@@ -18,6 +18,7 @@ from pipeline.packing import codec, grid, levels, linear
 from pipeline.packing.catalogue import offered
 from pipeline.packing.channels import row_shape
 from pipeline.packing.frame import HEAD
+from pipeline.packing.plain import ROWS
 from tests.pipeline.packing.tensors import floats, pictures
 
 FLOAT_CODECS = [name for name in codec.names() if not name.startswith(("jpeg", "webp", "fp"))]
@@ -118,6 +119,25 @@ def test_raw_is_bit_exact(case: tuple[Tensor, TensorSpec]) -> None:
     tensor, spec = case
     unpacked = codec.get("fp32").decode(bytearray(codec.get("fp32").encode(tensor, spec)), spec)
     assert torch.equal(unpacked, tensor) and unpacked.dtype == tensor.dtype
+
+
+@few
+@given(floats(("float32", "float16", "float64", "int64", "uint8")), st.booleans())
+def test_rows_of_maps_are_bit_exact_and_not_copied(case: tuple[Tensor, TensorSpec], last: bool) -> None:
+    tensor, spec = case
+    if tensor.dim() != 4:
+        with pytest.raises(CodecError, match="no batch of maps"):
+            ROWS.encode(tensor, spec)
+        return
+    tensor = tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    packed = ROWS.encode(tensor, spec)
+    unpacked = ROWS.decode(bytearray(packed), spec)
+    assert memoryview(packed).nbytes == spec.nbytes == ROWS.max_nbytes(spec)
+    assert torch.equal(unpacked, tensor) and unpacked.is_contiguous(memory_format=torch.channels_last)
+    if last and spec.numel:
+        assert torch.frombuffer(packed, dtype=torch.uint8).data_ptr() == tensor.data_ptr()
+    with pytest.raises(CodecError, match="bytes"):
+        ROWS.decode(bytearray(packed) + b"1", spec)
 
 
 def test_raw_sends_channels_last_in_its_own_order() -> None:

@@ -1,0 +1,83 @@
+"""An outlet that several threads send by. Real sockets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from nodes.inbox import decode
+from nodes.outlet import Directory, Outlet, Undeliverable
+from nodes.sockets import SocketFactory
+from pipeline.frames.wire import Head, Message, TensorHeader, TileDone
+from pipeline.model.graph import TensorSpec
+from scheduler.reports import Endpoints
+from tests.nodes.processes import eventually
+
+LIMIT_MS = 20_000
+ANY = "tcp://127.0.0.1:*"
+SPEC = TensorSpec("map", (4096,), "uint8")
+
+
+@pytest.fixture
+def factory() -> Iterator[SocketFactory]:
+    """Its context ends only when all sockets are closed."""
+    made = SocketFactory(zmq.Context())
+    yield made
+    made.context.term()
+
+
+def done(ticket: int) -> Message:
+    """A tile's output, large enough to be announced."""
+    tensors = (TensorHeader.of(SPEC, "fp32", SPEC.nbytes),)
+    return Message(TileDone("tile-1", ticket, 0.0, 0.0, tensors), [bytes([ticket % 251]) * SPEC.nbytes])
+
+
+@pytest.mark.timeout(60)
+def test_threads_that_send_at_once_send_every_message_whole_and_behind_its_head(factory: SocketFactory) -> None:
+    inbox, endpoint = factory.pull(ANY)
+    each, count = 60, 3
+    with inbox, Outlet("tile-1", factory, Directory({"edge-1": Endpoints(tiles=endpoint)})) as outlet:
+
+        def send(first: int) -> None:
+            for ticket in range(first, first + each):
+                while not outlet.try_tile("edge-1", done(ticket)):
+                    try:
+                        outlet.send_tile("edge-1", done(ticket))
+                        break
+                    except Undeliverable:  # the connection does not stand yet
+                        continue
+
+        threads = [threading.Thread(target=send, args=(1000 * number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        came: list[int] = []
+        announced = False
+        while len(came) < each * count:
+            assert inbox.poll(LIMIT_MS), "a message"
+            message = decode(inbox.recv_multipart(copy=False))
+            if isinstance(message.header, Head):
+                assert not announced
+                announced = True
+                continue
+            assert announced and isinstance(message.header, TileDone)
+            announced, ticket = False, message.header.ticket
+            assert bytes(message.buffers[0]) == bytes([ticket % 251]) * SPEC.nbytes
+            came.append(ticket)
+        for thread in threads:
+            thread.join()
+    assert sorted(came) == [1000 * number + ticket for number in range(count) for ticket in range(each)]
+    for number in range(count):
+        own = [ticket for ticket in came if ticket // 1000 == number]
+        assert own == sorted(own), "in the order in which a thread sent them"
+
+
+def test_a_closed_outlet_opens_no_socket_and_an_unknown_peer_gets_nothing(factory: SocketFactory) -> None:
+    inbox, endpoint = factory.pull(ANY)
+    with inbox:
+        with Outlet("tile-1", factory, Directory({"edge-1": Endpoints(tiles=endpoint)})) as outlet:
+            assert not outlet.try_tile("nobody", done(1))
+            eventually(lambda: outlet.try_tile("edge-1", done(2)), "the connection")
+        assert not outlet.try_tile("edge-1", done(3))
