@@ -71,15 +71,20 @@ class CrossingLog:
         """This node's own estimate of the link, up to the moment."""
         self._told = LinkEstimator()  # the scheduler's, as it must be from the reports so far
         self._kept: deque[tuple[float, Crossing]] = deque()
-        self._started: deque[tuple[int, float]] = deque(maxlen=256)
+        self._started: tuple[int, float] | None = None
+        """Size of the message that is on its way, and when its head was here."""
         self._finished_s = float("-inf")
         self._rtt_s: float | None = None
         self._bytes_total = 0
         self._taken_s = float("-inf")
 
     def started(self, payload_bytes: int, now: float) -> None:
-        """The head of a message of this size came in."""
-        self._started.append((payload_bytes, now))
+        """The head of a message of this size came in.
+
+        A sender's heads and messages take turns, so an earlier head that still waits has lost its message: its
+        connection broke in between.
+        """
+        self._started = payload_bytes, now
 
     def finished(self, payload_bytes: int, now: float, *, probe: bool = False, held: bool = False) -> None:
         """The message came in whole.
@@ -116,7 +121,7 @@ class CrossingLog:
 
     def jumped(self, now: float) -> bool:
         """Whether the goodput has moved so far from the last report that the scheduler should hear of it at once."""
-        if now - self._taken_s < BIN_S or not (self._kept or self._started):
+        if now - self._taken_s < BIN_S or self._started is None and not self._kept:
             return False
         self.estimator.wait(*self._waiting(now))
         own, told = self.estimator.goodput(now), self._told.goodput(now)
@@ -139,18 +144,18 @@ class CrossingLog:
 
     def _waiting(self, now: float) -> tuple[int, float]:
         """Size of the message that is on its way, and for how long the link has been carrying it."""
-        if not self._started:
+        if self._started is None:
             return 0, 0.0
-        payload_bytes, since_s = self._started[0]
+        payload_bytes, since_s = self._started
         return payload_bytes, max(0.0, now - max(since_s, self._finished_s))
 
     def _start_of(self, payload_bytes: int) -> float | None:
-        """When the head of the message that has just come in was here; heads of lost messages are skipped."""
-        while self._started:
-            size, start_s = self._started.popleft()
-            if size == payload_bytes:
-                return start_s
-        return None
+        """When the head of the message that has just come in was here; None where it has none."""
+        if self._started is None or self._started[0] != payload_bytes:
+            return None
+        _, start_s = self._started
+        self._started = None
+        return start_s
 
 
 def _merged(first: Crossing, second: Crossing) -> Crossing:

@@ -12,6 +12,7 @@ second, which stands beside it in the table.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 import threading
@@ -47,6 +48,9 @@ STEP_S = 8.0
 FRAMES_PER_S = 10.0
 FILL = 0.6
 """Frames are so large that the mean capacity would carry them at this load."""
+
+NUMBER_BYTES = 8
+"""At the beginning of each message's payload."""
 
 LINK = ("sender", "receiver")
 REAL = (
@@ -91,16 +95,20 @@ class Followed:
     case: Case
     times_s: list[float] = field(default_factory=list)
     estimates_bps: list[float] = field(default_factory=list)
-    sent_s: list[float] = field(default_factory=list)
-    """When the sender handed over each message, in order."""
-    received_s: list[float] = field(default_factory=list)
-    """When each was there whole."""
+    sent_s: dict[int, float] = field(default_factory=dict)
+    """When the sender handed over each message, by its number."""
+    spans_s: list[tuple[float, float]] = field(default_factory=list)
+    """When something was on the link: of each message that came in, from its sending, or the end of the one before. In
+    an outage connections break, and what they held is lost."""
+
+    def came_in(self, number: int, at_s: float) -> None:
+        """Message `number` is there whole."""
+        end_s = self.spans_s[-1][1] if self.spans_s else 0.0
+        self.spans_s.append((max(self.sent_s[number], end_s), at_s))
 
     def median_error(self) -> float:
         """Against the mean capacity of that part of the second before in which something crossed."""
-        ends = self.received_s
-        spans = list(zip(map(max, self.sent_s, [0.0, *ends]), ends, strict=False))
-        return self._median_error(lambda at_s: self._met_bps(spans, at_s))
+        return self._median_error(self._met_bps)
 
     def median_error_of_seconds(self) -> float:
         """Against the mean capacity of the whole second before, idle moments included."""
@@ -114,9 +122,9 @@ class Followed:
                 errors.append(abs(estimate - truth) / truth)
         return statistics.median(errors)
 
-    def _met_bps(self, spans: list[tuple[float, float]], at_s: float) -> float:
+    def _met_bps(self, at_s: float) -> float:
         """0 where nothing crossed."""
-        cut = [(max(start_s, at_s - 1.0), min(end_s, at_s)) for start_s, end_s in spans]
+        cut = [(max(start_s, at_s - 1.0), min(end_s, at_s)) for start_s, end_s in self.spans_s]
         met = [(start_s, end_s) for start_s, end_s in cut if end_s > start_s]
         busy_s = sum(end_s - start_s for start_s, end_s in met)
         return sum(self.case.trace.bits_between(*span) for span in met) / busy_s if met else 0.0
@@ -223,7 +231,8 @@ def _receive(
                 message = wire.decode([part.buffer for part in parts])
                 meter.saw(message, now)
                 if isinstance(message.header, Probe):
-                    followed.received_s.append(now - epoch_s)
+                    number = int.from_bytes(message.buffers[0][:NUMBER_BYTES], "little")
+                    followed.came_in(number, now - epoch_s)
 
 
 def _send(
@@ -241,13 +250,12 @@ def _send(
             if not size:
                 stop.wait(0.002)
                 continue
-            begun_s = time.monotonic()
-            try:
+            number = len(followed.sent_s)
+            followed.sent_s[number] = time.monotonic() - epoch_s
+            payload = number.to_bytes(NUMBER_BYTES, "little").ljust(size, b"\0")
+            with contextlib.suppress(zmq.Again):  # what an outage does not let out is lost, as a node's is
                 outbox.send_multipart(wire.encode(Message(Head("sender", size))))
-                outbox.send_multipart(wire.encode(Message(Probe("sender"), [bytes(size)])))
-            except zmq.Again:
-                continue
-            followed.sent_s.append(begun_s - epoch_s)
+                outbox.send_multipart(wire.encode(Message(Probe("sender"), [payload])))
 
 
 def _estimate(followed: Followed, meter: LinkMeter, epoch_s: float, seconds: float, probes: list[int]) -> None:

@@ -30,13 +30,16 @@ def test_a_message_that_this_node_held_up_is_not_the_links_time() -> None:
     assert log.take(9.0).bytes_total == 10_000
 
 
-def test_heads_of_lost_messages_are_skipped_and_messages_without_a_head_are_not_timed() -> None:
+@pytest.mark.parametrize("lost_bytes", [10_000, 30_000])
+def test_heads_of_lost_messages_are_skipped_and_messages_without_a_head_are_not_timed(lost_bytes: int) -> None:
     log = CrossingLog("p")
-    log.started(10_000, 1.0)
-    log.started(30_000, 5.0)
-    log.finished(30_000, 5.3)
+    log.started(lost_bytes, 1.0)
+    for at in (5.0, 6.0):
+        log.started(30_000, at)
+        log.finished(30_000, at + 0.3)
     log.finished(40_000, 9.0)
-    assert [each.busy_s for each in log.take(9.0).crossings] == pytest.approx([0.3])
+    assert [each.busy_s for each in log.take(9.0).crossings] == pytest.approx([0.3, 0.3])
+    assert log.take(9.5).waiting_bytes == 0
 
 
 def test_a_message_under_way_is_reported() -> None:
