@@ -47,7 +47,7 @@ class LinkMeter:
         header = message.header
         with self._lock:
             if isinstance(header, Head):
-                self._log(header.node).started(header.payload_bytes, received_s)
+                self._log(header.node).started(header.payload_bytes, received_s + header.ahead_s)
             elif isinstance(header, FrameHeader) and header.hops:
                 self._log(header.hops[-1].node).finished(message.payload_bytes, received_s, held=held)
             elif isinstance(header, Tile | TileDone):

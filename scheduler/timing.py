@@ -79,7 +79,7 @@ class CrossingLog:
         self._taken_s = float("-inf")
 
     def started(self, payload_bytes: int, now: float) -> None:
-        """The head of a message of this size came in.
+        """The head of a message of this size came in, and the message set out at `now` (for most, the same moment).
 
         A sender's heads and messages take turns, so an earlier head that still waits has lost its message: its
         connection broke in between.

@@ -26,6 +26,7 @@ import zmq
 from nodes.bench._data import DATA
 from nodes.bench.report import Bar, BenchReport, Cell
 from nodes.links import LinkMeter
+from nodes.outlet import PROBE_AHEAD_S
 from nodes.sockets import SocketFactory
 from pipeline.frames import wire
 from pipeline.frames.wire import Head, Message, Probe
@@ -254,7 +255,9 @@ def _send(
             followed.sent_s[number] = time.monotonic() - epoch_s
             payload = number.to_bytes(NUMBER_BYTES, "little").ljust(size, b"\0")
             with contextlib.suppress(zmq.Again):  # what an outage does not let out is lost, as a node's is
-                outbox.send_multipart(wire.encode(Message(Head("sender", size))))
+                ahead_s = 0.0 if case.fps else PROBE_AHEAD_S
+                outbox.send_multipart(wire.encode(Message(Head("sender", size, ahead_s))))
+                time.sleep(ahead_s)
                 outbox.send_multipart(wire.encode(Message(Probe("sender"), [payload])))
 
 

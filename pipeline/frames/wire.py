@@ -176,6 +176,8 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
 
     node: Name
     payload_bytes: Count
+    ahead_s: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """How long the sender waits between it and the message."""
 
 
 class Ping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="ping"):
