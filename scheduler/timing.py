@@ -127,6 +127,8 @@ class CrossingLog:
         own, told = self.estimator.goodput(now), self._told.goodput(now)
         if own is None:
             return False
+        if self._told.tracker.estimate(now) is None and self.estimator.tracker.estimate(now) is not None:
+            return True  # the first crossing: the scheduler knows a bound at most
         return told is None or not 1.0 / JUMP_RATIO < own.value / told.value < JUMP_RATIO
 
     def take(self, now: float) -> LinkReport:

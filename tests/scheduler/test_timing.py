@@ -80,6 +80,14 @@ def test_a_jump_is_told_at_once_and_small_moves_are_not() -> None:
     assert log.jumped(now)
 
 
+def test_the_first_crossing_is_told_at_once_though_it_is_what_the_wait_for_it_said() -> None:
+    log = CrossingLog("p")
+    log.started(10_000, 1.0)
+    log.take(1.15)
+    log.finished(10_000, 1.16)
+    assert log.jumped(1.3)
+
+
 def test_an_outage_is_a_jump() -> None:
     log = CrossingLog("p")
     for number in range(20):
