@@ -121,7 +121,7 @@ class CrossingLog:
 
     def jumped(self, now: float) -> bool:
         """Whether the goodput has moved so far from the last report that the scheduler should hear of it at once."""
-        if now - self._taken_s < BIN_S or self._started is None and not self._kept:
+        if now - self._taken_s < BIN_S or (self._started is None and not self._kept):
             return False
         self.estimator.wait(*self._waiting(now))
         own, told = self.estimator.goodput(now), self._told.goodput(now)
