@@ -31,8 +31,10 @@ SUBSCRIPTION_BYTES = 1024
 CONTROL_MESSAGE_BYTES = 1 << 20
 """Bound on one report, announcement or state."""
 
-HEARTBEAT_MS = 1000
-"""ZMTP heartbeat on every connection, so that a peer whose machine vanished is noticed (TCP alone takes minutes)."""
+VANISHED_S = 5
+"""A peer whose machine does not answer for so long is gone; TCP by itself takes minutes to say so. The kernel asks, and
+not ZMTP's heartbeat: libzmq 4.3.5 aborts the process where one is due, or comes in, on a connection that broke while
+its inbox was full (libzmq issues 3937, 4364, 4841)."""
 
 RETRY_S = 2.0
 """A peer that refused this node's key is tried again, with a new socket, after so long: libzmq gives up for good."""
@@ -111,8 +113,11 @@ class SocketFactory:
         socket.setsockopt(zmq.SNDHWM, high_water_mark)
         socket.setsockopt(zmq.RCVHWM, high_water_mark)
         socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5 * HEARTBEAT_MS)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, VANISHED_S - 2)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
+        socket.setsockopt(zmq.TCP_MAXRT, 1000 * VANISHED_S)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         if self.keyring is not None:

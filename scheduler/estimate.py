@@ -72,6 +72,10 @@ class Estimate:
         return self.value * math.exp(deviations * self.uncertainty)
 
 
+FORGOTTEN = 1e-100
+"""Samples that are left of a level after a pause of an hour or so: soon not even a number would be."""
+
+
 @dataclass
 class _Sum:
     """Sums of numerators and denominators, and the number of samples in them."""
@@ -154,11 +158,11 @@ class RatioTracker:
 
     def _add(self, top: float, bottom: float, now: float) -> bool:
         log = math.log(top / bottom)
-        if self._sum.count == 0.0:
+        self._sum.fade(math.exp(-max(0.0, now - self._seen_s) / self._memory_s) if self._sum.count else 0.0)
+        if self._sum.count < FORGOTTEN:
             self._start(log, top, bottom, now)
             return False
         self._learn_noise(log)
-        self._sum.fade(math.exp(-max(0.0, now - self._seen_s) / self._memory_s))
         deviation = (log - math.log(self._sum.ratio)) / self.noise
         changed = self._test(deviation, top, bottom)
         if not changed:
@@ -168,7 +172,7 @@ class RatioTracker:
         return changed
 
     def _start(self, log: float, top: float, bottom: float, now: float) -> None:
-        self._sum.add(top, bottom)
+        self._sum = _Sum(top, bottom, 1.0)
         self._seen_s, self._latest_log = now, log
         self._anchor = (now, log)
 

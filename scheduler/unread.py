@@ -21,7 +21,7 @@ CHECK_S = 0.1
 """What a link carries meanwhile comes on top of the bounds."""
 
 IDLE_BYTES_PER_S = 1024.0
-"""Heartbeats, which come without any message."""
+"""Heartbeats of ZMTP, which come without any message: our own nodes send none, but others may."""
 
 _DESCRIPTORS = Path("/proc/self/fd")
 _RECEIVED = struct.Struct("Q")

@@ -218,7 +218,8 @@ def _follow(followed: Followed, epoch_s: float, seconds: float) -> None:
             stop.set()
             for thread in threads:
                 thread.join()
-    context.destroy(linger=0)
+    outbox.close()
+    context.term()
 
 
 def _receive(
