@@ -1,8 +1,9 @@
 """A long live run under a changing link and a random fault each minute: nothing lost, and nothing grows.
 
 Resident memory, file handles (sockets are among them), threads and connections of every process are sampled all the
-while. `growth` is what a straight line through the second half's samples gains; `noise` is how far the samples are
-from that line (two standard deviations). A process that was started anew counts from a minute after its start.
+while. `growth` is what a straight line through the samples gains, over the second half of the run and of the process's
+own life (one that was started anew builds plans and fills caches at first); `noise` is how far the samples are from
+that line (two standard deviations).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import torch
@@ -46,8 +47,7 @@ SLACK_MIB = 1.0
 """Beyond noise: an allocator's arena that was taken once."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """One process at one time."""
 
     name: str
@@ -65,7 +65,7 @@ def run(minutes: float = MINUTES) -> BenchReport:
     """Run it for so long."""
     torch.set_num_threads(1)
     model = load_model(MODEL)
-    rng, samples, done = random.Random(SEED), list[Sample](), list[str]()
+    rng, done = random.Random(SEED), list[str]()
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile.json"
         machine_profile(model.captured).save(profile)
@@ -74,18 +74,22 @@ def run(minutes: float = MINUTES) -> BenchReport:
             scheduler=("--planner", "joint", "--profile", f"*={profile}"),
         )  # fmt: skip
         chaos = Chaos(Path(folder), model, scene)
-        with chaos.running():
+        # On disk: kept in memory they would be the growth that is measured.
+        kept = Path(folder) / "samples.jsonl"
+        with chaos.running(), kept.open("wb") as file:
             begin_s = time.monotonic()
             fault_s = begin_s + FAULT_S
             while (now := time.monotonic()) < begin_s + 60.0 * minutes:
                 chaos.check_alive()
-                samples += _sampled(chaos, now - begin_s)
+                for sample in _sampled(chaos, now - begin_s):
+                    file.write(msgspec.json.encode(sample) + b"\n")
                 if now >= fault_s:
                     done.append(chaos.hurt(rng))
                     fault_s += FAULT_S
                 chaos.done.wait(SAMPLE_S)
             chaos.mend_all()
-        disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file() and path != kept)
+        samples = [msgspec.json.decode(line, type=Sample) for line in kept.read_bytes().splitlines()]
         return _report(chaos, samples, done, minutes, disk)
 
 
@@ -113,7 +117,8 @@ def _report(chaos: Chaos, samples: list[Sample], done: list[str], minutes: float
     rows: list[dict[str, Cell]] = []
     for name, pid in dict.fromkeys((each.name, each.pid) for each in samples):
         life = [each for each in samples if each.pid == pid]
-        late = [each for each in life if each.at_s >= half_s and each.age_s >= min(SETTLED_S, half_s)]
+        settled_s = max(min(SETTLED_S, half_s), life[-1].age_s / 2.0)
+        late = [each for each in life if each.at_s >= half_s and each.age_s >= settled_s]
         if len(late) >= LEAST_SAMPLES:
             rows.append(_row(name, life, late))
     account, ledger = chaos.account, chaos.device.admission.ledger
@@ -138,7 +143,6 @@ def _row(name: str, life: Sequence[Sample], late: Sequence[Sample]) -> dict[str,
     rss = np.array([each.rss for each in late]) / 2**20
     slope, offset = np.polyfit(at_s, rss, 1)
     noise = 2.0 * float(np.std(rss - (slope * at_s + offset)))
-    third = max(1, len(late) // 3)
     return {
         "process": name,
         "seconds": round(life[-1].at_s - life[0].at_s),
@@ -146,16 +150,18 @@ def _row(name: str, life: Sequence[Sample], late: Sequence[Sample]) -> dict[str,
         "growth MiB": round(float(slope * (at_s[-1] - at_s[0])), 2),
         "noise MiB": round(noise, 2),
         "handles": late[-1].handles,
-        "handles grown": _grown([each.handles for each in late], third),
+        "handles grown": _grown([each.handles for each in life]),
         "threads": late[-1].threads,
-        "threads grown": _grown([each.threads for each in late], third),
+        "threads grown": _grown([each.threads for each in life]),
         "connections": late[-1].connections,
     }
 
 
-def _grown(counts: Sequence[int], third: int) -> int:
-    """By how much the last third's median is above the first's; a fault in between moves it up and down again."""
-    return round(statistics.median(counts[-third:]) - max(counts[:third]))
+def _grown(counts: Sequence[int]) -> int:
+    """By how much the median of a life's last third is above the most before: peers that go and come back move the
+    count down and up again, a leak moves it up and up."""
+    before = max(1, 2 * len(counts) // 3)
+    return round(statistics.median(counts[before:] or counts) - max(counts[:before]))
 
 
 def _over(row: dict[str, Cell]) -> float:
