@@ -6,6 +6,7 @@ import platform
 import secrets
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from scheduler.problem import Problem
 from scheduler.profile import Profile
 from scheduler.profile import load as load_profile
 from scheduler.service import Core
+from scheduler.tiling import Tiler, tile_table
 from scheduler.world import Advisor
 
 FIXED = "fixed"
@@ -108,7 +110,18 @@ def _catalogue(deciding: Deciding, graph: ModelGraph) -> MeasuredCatalogue:
         raise ConfigError(f"planner {deciding.planner}", "it needs the nodes' profiles", mend)
     profiles = dict(_profile(text, graph) for text in deciding.profiles)
     # Without a calibration, arithmetic: under it only exact codecs keep a bound on the accuracy drop.
-    return MeasuredCatalogue(graph, profiles, measured(graph, deciding.calibration) or arithmetic(graph))
+    packing = measured(graph, deciding.calibration) or arithmetic(graph)
+    return MeasuredCatalogue(graph, profiles, packing, _tiler(deciding, graph))
+
+
+def _tiler(deciding: Deciding, graph: ModelGraph) -> Tiler | None:
+    """Weighs tiles where there may be any: for that the network itself is needed, not only its graph."""
+    if deciding.tiling.count < 2:
+        return None
+    captured = load_model(deciding.model, weights=deciding.weights).captured
+    if captured.graph.fingerprint != graph.fingerprint:
+        raise ConfigError("--tiles", "the graph is not that of the model", "give --model and --weights as the nodes do")
+    return partial(tile_table, captured, codec=deciding.tiling.codec)
 
 
 def _foresight(deciding: Deciding, graph: ModelGraph) -> Foresight:

@@ -204,6 +204,7 @@ class LocalRun:
             "--log", str(settings.run_dir / "events.jsonl"), "--planner", settings.policy,
             "--objective", settings.objective, "--max-drop", str(settings.max_drop), *profiles, *shaped,
             *(["--calibration", str(settings.calibration)] if settings.calibration else []), *self._key_arguments(),
+            *(self._model_arguments() if settings.tiling.count else []),
         ]  # fmt: skip
 
     def _node_arguments(self, tier: Tier, address: str, links: LocalLinks) -> list[str]:
@@ -214,12 +215,14 @@ class LocalRun:
         """What a node is told whatever its name; tile workers are as fast as the edge node."""
         settings = self.settings
         arguments = [
-            "--model", settings.model, "--scheduler", address, "--torch-threads", "1",
-            "--torch-device", settings.torch_device, "--emulate-speed", str(settings.speeds.get(tier, 1.0)),
+            "--scheduler", address, "--torch-threads", "1", "--torch-device", settings.torch_device,
+            "--emulate-speed", str(settings.speeds.get(tier, 1.0)),
         ]  # fmt: skip
-        if settings.weights is not None:
-            arguments += ["--weights", str(settings.weights)]
-        return [*arguments, *self._key_arguments()]
+        return [*self._model_arguments(), *arguments, *self._key_arguments()]
+
+    def _model_arguments(self) -> list[str]:
+        weights = self.settings.weights
+        return ["--model", self.settings.model, *(["--weights", str(weights)] if weights is not None else [])]
 
     def _key_arguments(self) -> list[str]:
         return [] if self._keys is None else ["--keys", str(self._keys)]

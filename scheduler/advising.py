@@ -15,6 +15,7 @@ from scheduler.policy import gain
 from scheduler.problem import HOPS, Cost, Decision, Planner, Problem
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
+from scheduler.tiling import Workers
 from scheduler.world import Advice, Candidate, World
 
 MAX_PER_TIER = 3
@@ -37,8 +38,8 @@ class Catalogue(Protocol):
     def times(self, model: str, node: str, profile: str) -> SegmentTimes | None:
         """Segment times of a node, or None where nothing is known of it; the same object each time."""
 
-    def tiles(self, model: str, edge: str, workers: tuple[str, ...]) -> TileTable | None:
-        """What tiling saves on this edge node with these workers; None where there is nothing to save."""
+    def tiles(self, model: str, workers: Workers) -> TileTable | None:
+        """What tiling saves on an edge node with these workers; None where no tiles are planned."""
 
 
 class PlannerAdvisor:
@@ -112,13 +113,27 @@ class PlannerAdvisor:
         return self._catalogue.times(world.model, node.name, node.profile)
 
     def _tiles(self, world: World, names: Mapping[Tier, str]) -> TileTable | None:
+        """What the tile workers that the edge node reaches save; one without a profile counts as fast as that node."""
         edge = names.get(Tier.EDGE)
-        workers = tuple(
-            each.name
-            for each in world.candidates
-            if each.tier is None and edge is not None and (edge, each.name) in world.links
+        own = None if edge is None else self._catalogue.times(world.model, edge, "")
+        if edge is None or own is None:
+            return None
+        found = sorted((each for each in world.candidates if each.tier is None), key=lambda each: each.name)
+        found = [each for each in found if (edge, each.name) in world.links]
+        if not found:
+            return None
+        ways = [way for each in found for way in ((edge, each.name), (each.name, edge)) if way in world.links]
+        slowdown = _slowdown(world, edge)
+        took_s = [(self._times(world, each) or own).block_s.sum() * _slowdown(world, each.name) for each in found]
+        workers = Workers(
+            edge,
+            tuple(each.name for each in found),
+            tuple(float(own.block_s.sum()) * slowdown / float(seconds) for seconds in took_s),
+            min(world.links[way].goodput_bps for way in ways),
+            max(world.links[way].rtt_s for way in ways),
+            slowdown,
         )
-        return None if edge is None or not workers else self._catalogue.tiles(world.model, edge, workers)
+        return self._catalogue.tiles(world.model, workers)
 
     def _current(self, world: World, problems: list[Problem]) -> tuple[Cost | None, str]:
         """Cost of the running plan, and the bound that it breaks most; None where a node of it is gone."""
@@ -134,6 +149,10 @@ class PlannerAdvisor:
             raise PlanError(world.current.label, f"nothing is known yet of {error}") from error
         broken = violations(problem, world.current, cost)
         return cost, max(broken, key=lambda name: broken[name]) if broken else ""
+
+
+def _slowdown(world: World, node: str) -> float:
+    return world.loads[node].slowdown if node in world.loads else 1.0
 
 
 def _better(one: Decision, other: Decision, world: World) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import msgspec
@@ -11,9 +12,13 @@ from pipeline.model.graph import ModelGraph
 from scheduler.profile import Profile, Timing
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
+from scheduler.tiling import Tiler, Workers
 
 ANY_NODE = "*"
 """Name under which the profile of nodes that have none of their own is kept."""
+
+MAX_TABLES = 64
+"""Tile tables that are kept, of the crews that were asked for last."""
 
 
 class MeasuredCatalogue:
@@ -23,7 +28,7 @@ class MeasuredCatalogue:
         graph: the network.
         profiles: by node name; `ANY_NODE` for the rest.
         packing: what each codec costs at each cut.
-        tiles: by edge node; what tiling saves with its workers.
+        tiler: tells what tiling saves; None where no tiles are planned.
 
     Raises:
         ModelMismatch: a profile is another network's.
@@ -34,12 +39,13 @@ class MeasuredCatalogue:
         graph: ModelGraph,
         profiles: Mapping[str, Profile],
         packing: PackingTable,
-        tiles: Mapping[tuple[str, tuple[str, ...]], TileTable] | None = None,
+        tiler: Tiler | None = None,
     ) -> None:
         self._graph = graph
         self._packing = packing
         self._times = {node: profile.bind(graph) for node, profile in profiles.items()}
-        self._tiles = dict(tiles or {})
+        self._tiler = tiler
+        self._tables: OrderedDict[Workers, TileTable] = OrderedDict()
 
     def graph(self, model: str) -> ModelGraph:
         """The network.
@@ -63,9 +69,18 @@ class MeasuredCatalogue:
         self.graph(model)
         return self._times.get(node, self._times.get(ANY_NODE))
 
-    def tiles(self, model: str, edge: str, workers: tuple[str, ...]) -> TileTable | None:
-        """What tiling saves on this edge node with these workers."""
-        return self._tiles.get((edge, workers))
+    def tiles(self, model: str, workers: Workers) -> TileTable | None:
+        """What tiling saves on this edge node with these workers; the same object for nearly the same crew."""
+        times = self.times(model, workers.edge, "")
+        if self._tiler is None or times is None:
+            return None
+        crew = workers.rounded()
+        if crew not in self._tables:
+            self._tables[crew] = self._tiler(crew.crew(self._graph, times), (crew.edge, *crew.names))
+        self._tables.move_to_end(crew)
+        while len(self._tables) > MAX_TABLES:
+            self._tables.popitem(last=False)
+        return self._tables[crew]
 
 
 def slowed(profile: Profile, node: str, speed: float) -> Profile:

@@ -30,6 +30,7 @@ from scheduler.simulate.cluster import Cluster
 from scheduler.simulate.scenario import Scenario, node_name
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
+from scheduler.tiling import Workers
 
 TICK_S = 0.2507
 """As in the live service, whose loop takes a little longer than its interval. A round figure would keep step with the
@@ -56,7 +57,7 @@ class SimulatedCatalogue:
         tier = self._tiers.get(node)
         return None if tier is None else self._scenario.times.get(tier)
 
-    def tiles(self, model: str, edge: str, workers: tuple[str, ...]) -> TileTable | None:
+    def tiles(self, model: str, workers: Workers) -> TileTable | None:
         """None: tile workers are simulated as a faster edge."""
         return None
 

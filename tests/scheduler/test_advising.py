@@ -16,6 +16,7 @@ from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.streams import device_only
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
+from scheduler.tiling import Workers
 from scheduler.world import Candidate, World
 
 BLOCK_S = {"phone": 0.1, "slow edge": 0.05, "fast edge": 0.01, "cloud": 0.005}
@@ -57,7 +58,7 @@ class Shelf:
     def times(self, model: str, node: str, profile: str) -> SegmentTimes | None:
         return self.known.get(node)
 
-    def tiles(self, model: str, edge: str, workers: tuple[str, ...]) -> TileTable | None:
+    def tiles(self, model: str, workers: Workers) -> TileTable | None:
         return None
 
 
