@@ -90,6 +90,11 @@ class Directory:
         """The results inbox of the device that `stream` starts at; empty where it is not known."""
         return self._endpoints(self.origin(stream)).results
 
+    def is_current(self, node: str, endpoint: str) -> bool:
+        """Whether a node is to be reached there, as far as is known; it has other addresses once it starts anew."""
+        endpoints = self._endpoints(node)
+        return endpoint in (endpoints.frames, endpoints.results, endpoints.tiles)
+
     def _endpoints(self, node: str) -> Endpoints:
         """Pinned addresses (a shaped link, a tunnel) go before announced ones, field by field."""
         with self._lock:
@@ -248,6 +253,7 @@ class Outlet:
     def _socket(self, node: str, endpoint: str) -> zmq.Socket[bytes]:
         key = (node, endpoint)
         if key not in self._sockets:
+            self._close_former(node)
             try:
                 self._sockets[key] = self._factory.push(endpoint, node)
             except KeysError as error:
@@ -258,3 +264,9 @@ class Outlet:
             self._stuck.discard(oldest)
             socket.close()
         return self._sockets[key]
+
+    def _close_former(self, node: str) -> None:
+        """Close what leads to where a node was before it started anew."""
+        for key in [key for key in self._sockets if key[0] == node and not self._directory.is_current(*key)]:
+            self._sockets.pop(key).close()
+            self._stuck.discard(key[1])

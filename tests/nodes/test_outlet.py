@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import zmq
 
@@ -81,3 +82,23 @@ def test_a_closed_outlet_opens_no_socket_and_an_unknown_peer_gets_nothing(factor
             assert not outlet.try_tile("nobody", done(1))
             eventually(lambda: outlet.try_tile("edge-1", done(2)), "the connection")
         assert not outlet.try_tile("edge-1", done(3))
+
+
+def test_nothing_is_kept_open_to_where_a_node_was_before_it_started_anew(factory: SocketFactory) -> None:
+    """Three file handles stayed for each restart of an edge node."""
+    directory, handles = Directory(), psutil.Process().num_fds
+    first = 0
+
+    def as_few_as_at_first() -> bool:
+        return handles() <= first
+
+    with Outlet("tile-1", factory, directory) as outlet:
+        for number in range(6):
+            inbox, endpoint = factory.pull(ANY)
+            with inbox:
+                directory.learn_peer("edge-1", Endpoints(tiles=endpoint))
+                eventually(lambda: outlet.try_tile("edge-1", done(1)), "the connection")
+                assert inbox.poll(LIMIT_MS), "the tile"
+                if not number:
+                    first = handles()
+                eventually(as_few_as_at_first, f"as many file handles as at first: {first}")
