@@ -1,4 +1,4 @@
-"""A relay that keeps a copy of every byte that crosses it: the packet capture of the tests."""
+"""A relay that keeps a copy of every byte that crosses it, and can be cut: the packet capture of the tests."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Tap:
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._is_cut = False
 
     def __enter__(self) -> Tap:
         return self
@@ -38,6 +39,20 @@ class Tap:
         self._listeners.append(listener)
         self._spawn(self._accept, listener, int(endpoint.rpartition(":")[2]))
         return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Break all connections, and let none through, until `mend`."""
+        with self._lock:
+            self._is_cut, broken, self._connections = True, self._connections, []
+        for one in broken:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        with self._lock:
+            self._is_cut = False
 
     def has_seen(self, words: bytes) -> bool:
         """Whether these bytes crossed in one piece."""
@@ -67,6 +82,10 @@ class Tap:
                 continue
             with self._lock:
                 self._connections += [client, server]
+                if self._is_cut:
+                    for one in (client, server):
+                        one.close()
+                    continue
             for source, target in ((client, server), (server, client)):
                 self._spawn(self._pass_on, source, target)
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 import zmq
 
+from nodes.admission import Waiting
 from nodes.sockets import VANISHED_S, SocketFactory
-from tests.nodes.processes import ROOT, environment
+from pipeline.plan import Tier
+from tests.nodes.processes import ROOT, environment, eventually
+from tests.nodes.tap import Tap
+from tests.nodes.tiny import BEAT_S, Deployment, waiting
+
+PACE_S = 0.02
+"""Of the source."""
 
 FLOODED = """
 import socket, struct, threading, zmq
@@ -50,6 +59,45 @@ def test_a_peer_that_breaks_off_with_a_full_inbox_aborts_nobody() -> None:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) >= 4, "what had come in whole is not lost"
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_alone_while_all_links_are_away_and_returns_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than anybody is remembered: what an hour is to a deployment with its usual beat."""
+    monkeypatch.setattr("scheduler.registry.FORGET_S", 5 * BEAT_S)
+    with Tap() as tap:
+        deployment = Deployment(via=tap.before)
+        done = threading.Event()
+
+        def feed(offer: Callable[[Waiting], bool]) -> None:
+            for number in itertools.count():
+                if done.wait(PACE_S) or not offer(waiting(number, deployment.model)):
+                    return
+
+        with deployment.scheduler() as address:
+            deployment.node(Tier.EDGE, address)
+            deployment.node(Tier.CLOUD, address)
+            device = deployment.device(address)
+            stream = threading.Thread(target=device.run, args=(feed,))
+            stream.start()
+            outcomes, admission = deployment.outcomes, device.admission
+            try:
+                eventually(lambda: admission.plan.epoch > 0 and len(outcomes) > 20, "the plan is in force")
+                epoch = admission.plan.epoch
+                tap.cut()
+                eventually(lambda: admission.plan.epoch == 0, "the device goes on alone")
+                alone = len(outcomes)
+                eventually(lambda: len(outcomes) > alone + 20 * BEAT_S / PACE_S, "and does so for a good while")
+                tap.mend()
+                eventually(lambda: admission.plan.epoch > epoch, "the plan is in force again")
+                back = len(outcomes)
+                eventually(lambda: len(outcomes) > back + 20, "and frames take it")
+            finally:
+                done.set()
+                stream.join(30)
+                deployment.stop()
+        deployment.check(device.admission.ledger.admitted)
+        assert {outcome.header.epoch for outcome in outcomes} >= {0, epoch}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -12,10 +12,14 @@ from scheduler.problem import DEVICE_EDGE, LinkEstimate, Problem
 from scheduler.simulate import Scenario, simulate
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import POLICIES
+from scheduler.streams import RETREAT_BAN_S
 from tests.scheduler.simulate.nets import GRAPH, scenario, split_plan
 from traces.trace import Trace
 
 LINK_BPS = 20e6
+LONGEST_REST_S = 64 * RETREAT_BAN_S
+"""Of a plan that the device gave up again and again: it was tried all through the outage, ever less often."""
+
 STEPS = Trace(np.array([0.0, 8.0, 12.0]), np.array([20e6, 0.0, 2e6]), 20.0, "steps")
 """Good, then nothing for four seconds, then poor."""
 
@@ -45,6 +49,18 @@ def test_frames_admitted_into_an_outage_are_admitted_again() -> None:
     record = check_conserved(scenario(stall, policy="fixed", fixed=split_plan(), seconds=18.0))
     assert record.totals.readmitted["late"] > 0
     assert record.totals.epochs[0] > 0
+
+
+@pytest.mark.parametrize("away_s", [900.0, pytest.param(3600.0, marks=pytest.mark.slow)])
+def test_a_link_that_vanishes_for_long_costs_no_frame_and_is_used_again(away_s: float) -> None:
+    back_s = 10.0 + away_s
+    link = Trace(np.array([0.0, 10.0, back_s]), np.array([20e6, 0.0, 20e6]), 1e5, "away")
+    record = check_conserved(scenario(link, fps=0.5, seconds=back_s + LONGEST_REST_S + 60.0))
+    split = {use.plan.epoch for use in record.plans if len(use.plan.stages) > 1}
+    done = [at_s for at_s, epoch in zip(record.frames.done_s, record.frames.epoch, strict=True) if epoch in split]
+    assert [at_s for at_s in done if at_s < 10.0]
+    assert not [at_s for at_s in done if 20.0 < at_s < back_s], "nothing crosses a link that is away"
+    assert [at_s for at_s in done if back_s < at_s < back_s + LONGEST_REST_S + 30.0]
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
