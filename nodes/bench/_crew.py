@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 import zmq
 
@@ -97,6 +98,26 @@ def interleaved(site: Site, layouts: Mapping[str, Layout], rounds: int) -> dict[
             if number:
                 times[name].append(statistics.median(seconds[1:]))
     return times
+
+
+@contextlib.contextmanager
+def neighbours() -> Iterator[list[float]]:
+    """Cores that processes other than this one and its children keep busy meanwhile, as the only item at the end.
+
+    On as many cores as there are workers, nothing else can run without slowing them.
+    """
+    found: list[float] = []
+    begin_s, others_s = time.perf_counter(), _others_s()
+    yield found
+    found.append(max(0.0, _others_s() - others_s) / (time.perf_counter() - begin_s))
+
+
+def _others_s() -> float:
+    """Processor seconds of everybody else since the machine started."""
+    machine, this = psutil.cpu_times(), psutil.Process()
+    family = [each.cpu_times() for each in (this, *this.children(recursive=True))]
+    busy_s = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
+    return float(busy_s - sum(each.user + each.system for each in family))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:

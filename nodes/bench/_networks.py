@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from dataclasses import dataclass
+
+from torch import nn
 
 from pipeline.frames.preprocess import Preprocess
 from pipeline.model.capture import CapturedModel
@@ -29,6 +32,15 @@ NETWORKS = {
 
 SIZES = {"inceptionv4": 299}
 """Pixels a side where it is not 224."""
+
+
+def darknet53_416() -> nn.Module:
+    """Darknet-53 at the 416 pixels a side at which YOLOv3 runs its convolutional part."""
+    network: nn.Module = importlib.import_module("pytorchcv.models.darknet53").darknet53(in_size=(416, 416))
+    network.features.final_pool = nn.AdaptiveAvgPool2d(1)  # type: ignore[union-attr]
+    network.preprocess = Preprocess(size=(416, 416), resize=None)  # type: ignore[assignment]
+    return network
+
 
 LINKS: dict[str, dict[Hop, LinkEstimate]] = {
     name: {

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from nodes.bench._ceiling import Job, bystanders, computing_s, jobs_of, together
-from nodes.bench._crew import TURN, Site, convolutional_end, interleaved, ratio, site
+from nodes.bench._crew import TURN, Site, convolutional_end, interleaved, neighbours, ratio, site
 from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.tiles.layout import Layout
 from pipeline.errors import ConfigError, PlanError
@@ -42,10 +42,13 @@ SPECS = {
     "resnet18": "pytorchcv.models.resnet:resnet18",
     "darknet53": "pytorchcv.models.darknet53:darknet53",
     "inceptionv4": "pytorchcv.models.inceptionv4:inceptionv4",
+    "darknet53-416": "nodes.bench._networks:darknet53_416",
 }
-"""All have their halo tabulated."""
 
-MEASURED = ("vgg16", "darknet53")
+TABLED = ("alexnet", "vgg16", "resnet18", "darknet53", "inceptionv4")
+"""Those whose halo is tabulated."""
+
+MEASURED = ("vgg16", "darknet53", "darknet53-416")
 GRIDS = ((2, 1), (4, 1), (2, 2), (3, 3), (4, 4))
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the convolutional part's operations up to which the halo table fuses."""
@@ -63,7 +66,7 @@ MIN_SPEED_UP = 1.7
 MAX_OVER_IDEAL = 1.1
 
 
-def run(networks: str = ",".join(MEASURED), tabled: str = ",".join(SPECS), rounds: int = ROUNDS) -> BenchReport:
+def run(networks: str = ",".join(MEASURED), tabled: str = ",".join(TABLED), rounds: int = ROUNDS) -> BenchReport:
     """Measure, and tabulate the halo.
 
     Args:
@@ -107,9 +110,11 @@ def _even(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]) 
         name = here.captured.graph.name
         ours = here.settle(rounds)
         layouts = {"one worker": here.stage.maker.alone(ours.crew[0]), "ours": ours, **_rivals(here)}
-        times = interleaved(here, layouts, rounds)
-        rows.extend(_ceiling(spec, here, ours, rounds))
+        with neighbours() as others:
+            times = interleaved(here, layouts, rounds)
+            rows.extend(_ceiling(spec, here, ours, rounds))
         _report(f"{name}, 2 workers", ours, layouts, times, (rows, bars))
+        rows.append(_meanwhile(f"{name}, 2 workers", others))
     bars.append(Bar(f"{name}: one worker / two", ratio(times["one worker"], times["ours"]), MIN_SPEED_UP, "min"))
 
 
@@ -145,8 +150,10 @@ def _uneven(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]
         ours = here.settle(rounds)
         alone = here.stage.maker.alone(ours.crew[0])
         layouts = {"one worker": alone, "ours": ours, **_rivals(here)}
-        times = interleaved(here, layouts, rounds)
+        with neighbours() as others:
+            times = interleaved(here, layouts, rounds)
         _report(f"{name}, speeds 1, 1/2, 1/4", ours, layouts, times, (rows, bars))
+        rows.append(_meanwhile(f"{name}, speeds 1, 1/2, 1/4", others))
     speeds = [speed / UNEQUAL[0] for speed in UNEQUAL]
     shares = [ours.work_s(worker) for worker in ours.crew]
     # The model gives the ideal as a share of the untiled time; the untiled time is measured beside it.
@@ -157,6 +164,11 @@ def _uneven(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]
         "ideal / one worker": round(ideal, 3), "over ideal": round(over, 3),
     })  # fmt: skip
     bars.append(Bar(f"{name}: frame / ideal for the shares", over, MAX_OVER_IDEAL, "max"))
+
+
+def _meanwhile(label: str, others: Sequence[float]) -> dict[str, Cell]:
+    """How busy everybody else kept the machine: what a figure is worth."""
+    return {"what": label, "layout": "other processes", "cores": round(others[0], 2)}
 
 
 def _ideal(layout: Layout, speeds: Sequence[float]) -> float:

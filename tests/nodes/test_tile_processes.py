@@ -27,7 +27,7 @@ STACKS = "first,second"
 BOUND = 1e-5
 """Of a merged map's largest magnitude (docs/tiling.md)."""
 
-FRAMES = 150
+FRAMES = 80
 SLOW = ("--emulate-speed", "edge=0.02")
 
 
