@@ -22,15 +22,11 @@ from pipeline.frames.sources import Frame
 from pipeline.frames.wire import FrameHeader
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
+from scheduler.flow import Flow, has_detour
 from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 
 logger = logging.getLogger(__name__)
-
-RESULT_TIMEOUT_S = 5.0
-"""A frame without a result for this long, and for `LATE_FACTOR` typical latencies, is taken for lost."""
-
-LATE_FACTOR = 8.0
 
 ATTEMPT_BITS = 61
 """Attempts are numbered from a random number on, so that nobody can answer who was not sent the frame."""
@@ -90,27 +86,21 @@ class Counts:
     """Number of the first frame admitted under the plan of now; None while none was."""
 
 
-def credit_window(plan: Plan) -> int:
-    """Frames in flight that keep the slowest stage of `plan` busy.
-
-    Compute of each stage and each link between them hold one frame each; one more covers the way home, and one
-    covers jitter. More would only queue: latency is the window times the period of the slowest stage.
-    """
-    return 2 * len(plan.stages) + 1
-
-
 class Admission:
     """The device's decisions about frames, shared by its threads under one lock."""
 
     def __init__(self, stream: str, fallback: Plan, epochs: EpochStore, policy: Admit) -> None:
+        flow = Flow(fallback)
         self.stream = stream
         self.policy = policy
+        self.flow = flow
         self.counts = Counts()
-        self.ledger: Ledger[Waiting, Outcome] = Ledger(credit_window(fallback), lambda: secrets.randbits(ATTEMPT_BITS))
+        self.ledger: Ledger[Waiting, Outcome] = Ledger(flow.window, lambda: secrets.randbits(ATTEMPT_BITS))
         self.plan = fallback
         self.fallback_reason = ""
         self.on_switch: Callable[[Plan, int], None] = lambda plan, frame: None
         """Told of every plan's first frame."""
+        self._narrowed = self._may_detour = False
         self._fallback = fallback
         self._epochs = epochs
         self._highest_epoch = 0
@@ -165,7 +155,7 @@ class Admission:
     def narrow(self, window: int) -> None:
         """Let only so many frames be in flight, until the next plan."""
         with self._changed:
-            self.ledger.window = window
+            self.ledger.window, self._narrowed = window, True
             self._changed.notify_all()
 
     # --- the stage's side
@@ -186,7 +176,14 @@ class Admission:
         return self._stopping or bool(self._retries) or self._can_admit() or self._is_finished()
 
     def _can_admit(self) -> bool:
-        return self._waiting is not None and self.ledger.has_credit
+        return self._waiting is not None and (self.ledger.has_credit or self._takes_detour(time.monotonic()))
+
+    def _takes_detour(self, now: float) -> bool:
+        """Whether the next frame is computed here alone, since nothing has come back for so long."""
+        if not self._may_detour or self._narrowed or not self.flow.may_be_silent(now) or not self.ledger.has_room:
+            return False
+        in_flight = self.ledger.entries()
+        return now >= self.flow.detour_s(in_flight) and not has_detour(in_flight)
 
     def _is_finished(self) -> bool:
         return self._source_ended and self._waiting is None and not self.ledger.in_flight
@@ -197,6 +194,10 @@ class Admission:
         if not self._can_admit() or self._waiting is None:
             return None
         waiting, self._waiting = self._waiting, None
+        if self._takes_detour(now):
+            entry = self.ledger.admit(waiting.frame.number, 0, waiting, now, credit=False)
+            self._changed.notify_all()
+            return Attempt(self._fallback, entry, key=True)
         entry = self.ledger.admit(waiting.frame.number, self.plan.epoch, waiting, now)
         self._note_first_frame(waiting.frame.number)
         key, self._key_due = self._key_due, False
@@ -223,6 +224,10 @@ class Admission:
             )
             self.counts.frames.tick(now)
             self.counts.latency_s.add(latency_s)
+            admitted_s = entry.admitted_s if entry.attempt == header.attempt else None
+            self.flow.result((header.frame, header.attempt), header.epoch, admitted_s, now)
+            if not self._narrowed:
+                self.ledger.window = self.flow.window
             ready = list(self.ledger.ready())
             self._changed.notify_all()
             return ready
@@ -232,9 +237,10 @@ class Admission:
         with self._changed:
             return self.ledger.expects(frame, attempt)
 
-    def count_unasked(self, frame: int) -> None:
+    def count_unasked(self, frame: int, attempt: int) -> None:
         """A result or a notice came that nobody waits for: the frame has its result, or this attempt was never made."""
         with self._changed:
+            self.flow.result((frame, attempt), 0, None, time.monotonic())
             in_flight = any(entry.frame == frame for entry in self.ledger.entries())
             self.ledger.drops["unasked" if in_flight else "duplicate"] += 1
 
@@ -251,19 +257,23 @@ class Admission:
     def _is_current(self, frame: int) -> bool:
         return any(entry.frame == frame and entry.epoch == self.plan.epoch for entry in self.ledger.entries())
 
-    def _retry(self, frame: int, attempt: int, reason: str) -> None:
-        entry = self.ledger.readmit(frame, attempt, self.plan.epoch, reason, time.monotonic())
+    def _retry(self, frame: int, attempt: int, reason: str, plan: Plan | None = None) -> None:
+        plan = plan or self.plan
+        entry = self.ledger.readmit(frame, attempt, plan.epoch, reason, time.monotonic())
         if entry is not None:
-            self._retries.append(Attempt(self.plan, replace(entry), key=True))
+            self._retries.append(Attempt(plan, replace(entry), key=True))
 
     def _give_up_late_frames(self, now: float) -> None:
-        limit_s = max(RESULT_TIMEOUT_S, LATE_FACTOR * self.counts.latency_s.figure().window)
+        limit_s = self.flow.limit_s(self.counts.latency_s, now)
         late = [entry for entry in self.ledger.entries() if now - entry.admitted_s > limit_s]
-        if late and self.plan.epoch:
-            self._fall_back(f"no result for frame {late[0].frame} in {limit_s:.1f} s")
+        for entry in late:
+            if self.flow.is_hopeless(self._announced.get(entry.epoch), self._may_detour, limit_s, now):
+                self._fall_back(f"no result for frame {entry.frame} in {limit_s:.1f} s")
+                break
         for entry in late:
             if entry.epoch:  # an attempt on the device itself is only slow; a second one would not be faster
-                self._retry(entry.frame, entry.attempt, "late")
+                self.flow.give_up(entry.frame, entry.attempt, entry.epoch)
+                self._retry(entry.frame, entry.attempt, "late", self._fallback if self._may_detour else self.plan)
 
     def _fall_back(self, reason: str) -> None:
         logger.warning("%s: everything on the device from here on (%s)", self.stream, reason)
@@ -278,7 +288,7 @@ class Admission:
             self._highest_epoch = max(self._highest_epoch, *(plan.epoch for plan in announcement.plans))
             self._announced |= {plan.epoch: plan for plan in announcement.plans}
             self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-MAX_ANNOUNCED:]}
-            self._lost = announcement.lost
+            self._lost, self._may_detour = announcement.lost, announcement.detour
             self._follow(announcement.committed)
             self._leave_lost_nodes()
             self._changed.notify_all()
@@ -293,7 +303,9 @@ class Admission:
         self.plan = plan
         self._highest_used = max(self._highest_used, plan.epoch)
         self.counts.first_frame = None
-        self.ledger.window = credit_window(plan)
+        self._narrowed = False
+        self.flow.begin(plan, time.monotonic())
+        self.ledger.renew(self.flow.window)
 
     def _lost_nodes(self, plan: Plan) -> list[str]:
         """Nodes of `plan` that are dead, or have forgotten its epoch in a new start."""

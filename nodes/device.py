@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
+import torch
 
 from nodes.admission import Admission, Admit, Outcome, Waiting
 from nodes.handoff import Closed, Handoff
@@ -80,6 +81,7 @@ class DeviceNode(Node):
         program = self.build(self._fallback)
         if program is not None:
             self.epochs.add(program)
+            self.admission.flow.detour.alone_s = _seconds(program)
         inbox, endpoint = self.factory.pull(self.settings.listen, Purpose.RESULTS)
         endpoints = Endpoints(results=self.settings.advertise or endpoint)
         self.directory.learn(self.stream.stream, self.name, {self.name: endpoints})
@@ -209,7 +211,7 @@ class DeviceNode(Node):
             # Nobody but who was sent the frame knows the number of the attempt: what names another is late, or forged.
             if header.stream != self.stream.stream or not self.admission.expects(header.frame, header.attempt):
                 # Nobody is blamed: a node passes on whatever it was sent, and would be cut off for a stranger's frames.
-                self.admission.count_unasked(header.frame)
+                self.admission.count_unasked(header.frame, header.attempt)
             elif isinstance(header, FrameHeader):
                 self._take(incoming.message)
             else:
@@ -248,3 +250,11 @@ class DeviceNode(Node):
                 self._emit(outcome)
             except AnabranchError as error:
                 self.fail(error)
+
+
+def _seconds(program: StageProgram) -> float:
+    """What one frame takes on the device alone."""
+    zeros = {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in program.inputs}
+    began_s = time.monotonic()
+    program.compute(zeros)
+    return time.monotonic() - began_s

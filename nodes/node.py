@@ -23,7 +23,7 @@ from pipeline.frames.wire import MAX_PROBE_BYTES, Message, Ping, Pong, Probe
 from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel
 from pipeline.plan import Plan, Tier
-from pipeline.stage import StageProgram, prepare
+from pipeline.stage import SegmentCache, StageProgram, prepare
 from scheduler.commands import Announcement, Command, ProbeOrder
 from scheduler.reports import Endpoints, QueueReport, Report
 
@@ -72,6 +72,7 @@ class Node:
         self.fingerprint = model.captured.graph.fingerprint
         self.directory = Directory(settings.peers)
         self.factory = SocketFactory(zmq.Context(), settings.insecure, settings.keys)
+        self._segments = SegmentCache(model.captured, settings.torch_device, settings.layout)
         self.epochs = EpochStore(self.build, on_change=self.changed)
         outlet = Outlet(settings.name, self.factory, self.directory)
         batches = settings.batches if tier in (Tier.EDGE, Tier.CLOUD) else Batches.OFF
@@ -92,7 +93,7 @@ class Node:
             return None
         settings = self.settings
         hop = plan.hop_of(self.name)
-        program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout)
+        program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout, self._segments)
         return replace(program, compute=self.speed.around(program.compute))
 
     def start(self) -> Endpoints:

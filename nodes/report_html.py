@@ -10,7 +10,7 @@ from pathlib import Path
 from nodes.report_plots import comparison_picture, labels, png, run_picture
 from nodes.simulation import record_rows
 from pipeline.errors import SinkError
-from scheduler.simulate.record import PlanUse, RunRecord
+from scheduler.simulate.record import RunRecord
 
 MAX_SWITCHES = 500
 """Rows of the table of switches; the record has all."""
@@ -116,22 +116,12 @@ def _switches(record: RunRecord) -> str:
             f"{use.at_s:.2f}",
             escape(record.streams[use.stream]),
             f"#{use.plan.epoch}",
-            plan_text(use),
+            escape(use.line(cuts=True)),
             escape(use.reason),
         ]
         for use in uses
     )
     return _table(("s", "stream", "epoch", "plan", "reason"), rows)
-
-
-def plan_text(use: PlanUse) -> str:
-    """A plan in one line of HTML."""
-    parts = []
-    for number, (stage, share) in enumerate(zip(use.plan.stages, use.shares, strict=True)):
-        parts.append(f"{escape(stage.tier)} {share:.0%} to <code>{escape(stage.until)}</code>")
-        if number < len(use.plan.links):
-            parts.append(f"&rarr;<code>{escape(use.plan.links[number].codec)}</code>&rarr;")
-    return " ".join(parts)
 
 
 def _remarks(record: RunRecord) -> str:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from nodes.summary import Summary
-from scheduler.simulate.record import PlanUse, RunRecord
+from scheduler.simulate.record import RunRecord
 
 MAX_SWITCHES = 30
 """Rows of the table of switches."""
@@ -40,20 +40,10 @@ def switches_table(record: RunRecord) -> RenderableType:
     table.add_column("plan", overflow="fold", ratio=3)
     table.add_column("why", overflow="fold", ratio=2)
     for use in record.plans[:MAX_SWITCHES]:
-        table.add_row(f"{use.at_s:.1f}", plan_line(use), use.reason)
+        table.add_row(f"{use.at_s:.1f}", use.line(), use.reason)
     if len(record.plans) > MAX_SWITCHES:
         table.caption = f"and {len(record.plans) - MAX_SWITCHES} more; report.html has all"
     return table
-
-
-def plan_line(use: PlanUse) -> str:
-    """A plan in one line: the share of the network that each tier computes, and the codecs between them."""
-    parts = []
-    for number, (stage, share) in enumerate(zip(use.plan.stages, use.shares, strict=True)):
-        parts.append(f"{stage.tier} {share:.0%}")
-        if number < len(use.plan.links):
-            parts.append(f"-{use.plan.links[number].codec}->")
-    return " ".join(parts)
 
 
 def _totals(summary: Summary) -> list[tuple[str, str]]:

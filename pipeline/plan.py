@@ -24,6 +24,10 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 CodecName = Annotated[str, msgspec.Meta(max_length=32)]
 
 
+MAX_SEGMENTS = 8
+"""Segments that a node keeps for plans that may come back."""
+
+
 class Tier(StrEnum):
     """Where a stage runs; the order of the members is the order of the stream."""
 

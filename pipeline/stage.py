@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from pipeline.model.graph import Cut, TensorSpec
 from pipeline.model.layouts import Layout
 from pipeline.model.segment import Segment
 from pipeline.packing.sessions import DecoderSession, EncoderSession, open_decoder, open_encoder
-from pipeline.plan import Plan
+from pipeline.plan import MAX_SEGMENTS, Plan
 
 RESULT_CODEC = "fp32"
 """How the network's outputs travel back: exactly."""
@@ -97,8 +98,35 @@ def _codec(plan: Plan, hop: int) -> str:
     return plan.links[hop].codec if 0 <= hop < len(plan.links) else RESULT_CODEC
 
 
+class SegmentCache:
+    """The segments that were built last, warm: a plan that comes back, as after an outage, is there at once.
+
+    Segments share the model's weights; what each has of its own is memory for its maps.
+    """
+
+    def __init__(self, captured: CapturedModel, torch_device: str = "cpu", layout: Layout | None = None) -> None:
+        self._captured, self._torch_device, self._layout = captured, torch_device, layout
+        self._kept: OrderedDict[tuple[str, str], Segment] = OrderedDict()
+
+    def warm(self, start: Cut, end: Cut) -> Segment:
+        """The segment between two cuts, built and warmed if it is not kept. Not to be called by two threads at once."""
+        segment = self._kept.pop((start.name, end.name), None)
+        if segment is None:
+            segment = Segment(self._captured, start, end, torch_device=self._torch_device, layout=self._layout)
+            segment.warm()
+        self._kept[start.name, end.name] = segment
+        while len(self._kept) > MAX_SEGMENTS:
+            self._kept.popitem(last=False)
+        return segment
+
+
 def prepare(
-    captured: CapturedModel, plan: Plan, hop: int, torch_device: str = "cpu", layout: Layout | None = None
+    captured: CapturedModel,
+    plan: Plan,
+    hop: int,
+    torch_device: str = "cpu",
+    layout: Layout | None = None,
+    kept: SegmentCache | None = None,
 ) -> StageProgram:
     """Build and warm stage number `hop` of `plan`.
 
@@ -108,6 +136,7 @@ def prepare(
         hop: which of its stages.
         torch_device: `cpu` or `cuda`.
         layout: see `Segment`; layouts differ in the last bits of their results.
+        kept: segments that are there already, of the same model, device and layout.
 
     Raises:
         PlanError: the plan is for another model, or its cuts are not nested.
@@ -116,8 +145,7 @@ def prepare(
     """
     plan.check(captured.graph)
     start, end = plan.span(hop, captured.graph)
-    segment = Segment(captured, start, end, torch_device=torch_device, layout=layout)
-    segment.warm()
+    segment = (kept or SegmentCache(captured, torch_device, layout)).warm(start, end)
     return replace(assemble(captured, plan, hop, segment.run), takes_batches=segment.supports_batch)
 
 

@@ -37,6 +37,8 @@ class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     lost: dict[Name, Count] = {}
     """Nodes that died or started anew, and an epoch each: frames of that and earlier epochs that pass through the
     node are gone, and the device admits them again."""
+    detour: bool = False
+    """Whether the device may compute frames alone while nothing comes back (`scheduler.flow.Detour`)."""
     reason: Text = ""
     """Why the plan changed last, for people."""
     version: int = PROTOCOL_VERSION

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pipeline.plan import Plan
 from scheduler.commands import Announcement, ClusterState, ProbeOrder, Refusal
 from scheduler.events import (
     VIEWERS,
@@ -86,6 +87,8 @@ class SchedulerCore:
         self._sequence = 0
         self._log: deque[str] = deque(maxlen=MAX_LOG)
         self._out: list[Instruction] = []
+        self._doubt = False
+        """Whether a link is new or has just come back: then its probes do not wait for the heartbeat."""
         self._upheaval = False
         """Whether the event being handled is of a node that came or went."""
         self._latest_s: float | None = None
@@ -180,7 +183,11 @@ class SchedulerCore:
         report = record.report
         for link in report.links:
             estimator = self.registry.link_of(record, link.peer)
-            if estimator is not None and estimator.add(link, now):
+            if estimator is None:
+                continue
+            stepped = estimator.add(link, now)
+            self._doubt = self._doubt or estimator.unsettled
+            if stepped:
                 self._hurry({link.peer, record.name})
         record.slowdown.add_load(report.load.cpu_machine, report.load.cpu_node, report.load.cores)
         counted = {(stage.stream, stage.epoch): stage.frames for stage in report.stages}
@@ -283,11 +290,17 @@ class SchedulerCore:
             state.record_switch(now, gained if outcome == "switched" else None)
             state.urgent = state.urgent or outcome == "adopted"
             if outcome == "adopted" and told.fallback:
-                state.retreated(heading, now)
-                state.policy.switched(now, forced=True)
+                self._retreated(state, heading, now)
         self._measure(state, now)
         for epoch in state.retire(record.report.heard if record.report.scheduler == self.config.scheduler else -1):
             self._note(DecisionRecord(now, "retire", "no frame of it is in flight", state.stream, epoch=epoch))
+
+    def _retreated(self, state: StreamState, plan: Plan, now: float) -> None:
+        """The device gave a plan up: where no outage of a link explains it, the plan rests for a while."""
+        explained = len(plan.stages) == 1 or Outlook(self.registry, self.streams, now).held_up(plan)
+        if not explained:
+            state.retreated(plan, now)
+        state.policy.switched(now, forced=not explained)
 
     def _measure(self, state: StreamState, now: float) -> None:
         if state.before is None or not state.switches or now - state.switches[-1].at_s < self.config.measure_s:
@@ -375,9 +388,11 @@ class SchedulerCore:
         beat = now - self._beat_s >= self.config.heartbeat_s - 1e-6
         outlook = Outlook(self.registry, self.streams, now)
         self._desk.plan_due(self.streams.values(), outlook)
+        if beat or self._doubt:
+            self._probe(outlook)
+            self._doubt = False
         if beat:
             self._beat_s = now
-            self._probe(outlook)
             for state in self.streams.values():
                 state.changed = True
             self._show(now)

@@ -46,6 +46,15 @@ HORIZON_S = 2.0
 
 MAX_UNCERTAINTY = 2.0
 
+LONG_S = 1.0
+"""A message that took longer says little of the link at its end."""
+
+FRESH = 3
+"""For so many reports after an outage, what is known of a link is of the time before."""
+
+OUTAGE_S, OUTAGE_RATIO = 0.5, 4.0
+"""A message that takes longer than this, and than this many times what the link's level says, met an outage."""
+
 MAX_GOODPUT_BPS = 1e12
 """No link is taken for faster, whatever its receiver says: loopback carries a tenth of it."""
 
@@ -119,6 +128,11 @@ class RatioTracker:
         self._sides = ((1.0, _Side()), (-1.0, _Side()))
         self._drift = 0.02
         self._anchor: tuple[float, float] | None = None
+
+    @property
+    def level(self) -> float | None:
+        """The level of the latest sample, or None before the first."""
+        return self._sum.ratio if self._sum.count else None
 
     @property
     def noise(self) -> float:
@@ -265,7 +279,8 @@ class LinkEstimator:
         self.tracker = RatioTracker()
         self._rtt = RecentLeast(RTT_WINDOW_S)
         self._bound_bps: float | None = None
-        self._freed = False
+        self._fresh = 1
+        """Reports with crossings since the latest outage; that of the first is no news to anybody."""
 
     def add(self, report: LinkReport, now: float) -> bool:
         """Take what the receiver saw since its previous report, which came in at `now`.
@@ -273,14 +288,18 @@ class LinkEstimator:
         Returns:
             Whether the goodput has stepped.
         """
-        changes, stalled = self.tracker.changes, self.stalled
+        changes, held_up = self.tracker.changes, self.held_up
         for crossing in report.crossings:
             self.add_crossing(crossing, now)
         if report.rtt_s is not None:
             self._rtt.add(report.rtt_s, now)
         self.wait(report.waiting_bytes, report.waiting_s)
-        if report.crossings:
-            self._freed = stalled and not self.stalled
+        if held_up and not self.held_up:
+            self._fresh = 0
+        elif any(each.busy_s > LONG_S for each in report.crossings):
+            self._fresh = 1
+        elif report.crossings:
+            self._fresh += 1
         return self.tracker.changes > changes
 
     def add_crossing(self, crossing: Crossing, now: float) -> None:
@@ -288,6 +307,17 @@ class LinkEstimator:
         if crossing.busy_s > 0.0 and crossing.payload_bytes >= MIN_MESSAGE_BYTES * crossing.messages:
             bits = crossing.payload_bytes * 8.0
             self.tracker.add(bits, max(crossing.busy_s, bits / MAX_GOODPUT_BPS), now - crossing.age_s)
+
+    @property
+    def held_up(self) -> bool:
+        """Whether the message that is on its way takes so long that the link must be in an outage."""
+        seen = self.tracker.level
+        return self._bound_bps is not None and seen is not None and self._bound_bps * OUTAGE_RATIO < seen
+
+    @property
+    def freed(self) -> bool:
+        """Whether the link has just come back from an outage, and nothing has crossed it since."""
+        return not self._fresh
 
     def wait(self, payload_bytes: int, waited_s: float) -> None:
         """Take the message that was on its way when the receiver looked: 0 bytes for none."""
@@ -314,9 +344,14 @@ class LinkEstimator:
         return self._bound_bps is not None
 
     @property
+    def unsettled(self) -> bool:
+        """Whether the link is new or has just come back: what is known of it rests on very little."""
+        return self._fresh < FRESH
+
+    @property
     def doubtful(self) -> bool:
         """Whether one more sample would tell much: the latest was clearly off, or the link has just come back."""
-        return self._freed or self.tracker.doubtful
+        return self.unsettled or self.tracker.doubtful
 
 
 FOREIGN_UNCERTAINTY = 0.3

@@ -86,7 +86,9 @@ class StageMeter:
     def add(self, stream: str, epoch: int, hop: Hop, now: float) -> None:
         """Take what one frame spent here."""
         with self._lock:
-            series = self._stages.setdefault((stream, epoch), _StageSeries())
+            series = self._stages.get((stream, epoch))
+            if series is None:
+                series = self._stages[stream, epoch] = _StageSeries()
             series.frames.tick(now)
             for name, part in series.parts.items():
                 part.add(getattr(hop, name))

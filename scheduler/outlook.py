@@ -112,6 +112,16 @@ class Outlook:
         seen = (each.goodput(self.now) for each in found if each is not None)
         return max((each.noise for each in seen if each is not None), default=0.0)
 
+    def freed(self, *plans: Plan) -> bool:
+        """Whether a link that the plans use has just come back from an outage, and nothing else has crossed it yet."""
+        found = (self.registry.link(*hop) for plan in plans for hop in itertools.pairwise(plan.nodes))
+        return any(each is not None and each.freed for each in found)
+
+    def held_up(self, plan: Plan) -> bool:
+        """Whether a link that the plan uses was in an outage when last heard of."""
+        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
+        return any(each is not None and each.held_up for each in found)
+
     def _links(self, state: StreamState, names: Iterable[LinkName]) -> dict[LinkName, LinkEstimate]:
         found = {}
         for name in names:

@@ -14,7 +14,7 @@ from scheduler.events import DecisionRecord
 from scheduler.outlook import Outlook, alike
 from scheduler.policy import Gain, Offer, gain
 from scheduler.problem import LinkEstimate
-from scheduler.streams import MAX_DRAINING, StreamState, device_only, participants, same, signature
+from scheduler.streams import MAX_DRAINING, StreamState, about, device_only, participants, same, signature
 from scheduler.world import Advice, Advisor, World
 
 MAX_FIGURE = 1e12
@@ -96,6 +96,8 @@ class PlanDesk:
             self._prepare(state, advice.plan, "the running plan cannot go on", figures, now)
             self._expect(state, advice, world, outlook)
             return
+        if state.current.epoch and not advice.current_broken and self._in_doubt(state, advice.plan, outlook):
+            return
         found = gain(state.settings.objective, advice.current_cost, advice.cost, world.fps)
         noise = outlook.noise(state.current, advice.plan)
         verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken, noise), now)
@@ -110,6 +112,10 @@ class PlanDesk:
                 self._prepare(state, own, "nothing is better than the device alone", figures, now)
             return
         forced = bool(advice.current_broken) and not advice.broken
+        if state.is_unused and found.ratio >= verdict.threshold:
+            verdict = replace(
+                verdict, switch=True, reason=f"{found.goal} gain {found.ratio:.2f} before the first frame"
+            )
         if verdict.switch and (forced or len(state.draining) < MAX_DRAINING):
             state.policy.switched(now, found.ratio, forced=forced)
             self._prepare(state, advice.plan, verdict.reason, figures, now, found)
@@ -117,6 +123,16 @@ class PlanDesk:
         elif signature(advice.plan) != state.kept:
             state.kept = signature(advice.plan)
             self._note(DecisionRecord(now, "keep", verdict.reason, state.stream, plan=advice.plan, figures=figures))
+
+    def _in_doubt(self, state: StreamState, plan: Plan, outlook: Outlook) -> bool:
+        """Whether to let an outage pass before another plan is weighed.
+
+        One more sample is under way where a link has just come back. In the outage itself the device computes alone
+        what it can, and nothing tells how fast the link will be.
+        """
+        if outlook.freed(state.current, plan):
+            return True
+        return state.may_detour and outlook.held_up(state.current)
 
     def regret(self, state: StreamState, outlook: Outlook) -> str:
         """Why the prepared plan is no longer worth its switch, or an empty string.
@@ -152,6 +168,9 @@ class PlanDesk:
         self._note(
             DecisionRecord(now, "prepare", reason, state.stream, epoch=numbered.epoch, plan=numbered, figures=figures)
         )
+        if len(plan.stages) == 1:  # the device can always run it: nobody has to be ready
+            state.commit()
+            self._note(about(state, "commit", f"on the device alone; {reason}", now, numbered))
 
     def _expect(self, state: StreamState, advice: Advice, world: World, outlook: Outlook) -> None:
         """Let the streams that are planned next know what this one is about to use."""

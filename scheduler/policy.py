@@ -9,10 +9,12 @@ is gone.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scheduler.estimate import MEMORY_S
 from scheduler.objective import Goal, Objective
 from scheduler.problem import Cost
 
@@ -39,6 +41,10 @@ class PolicyConfig:
     """A second switch that was forced within this time doubles the dwell time, and so does each further one: what let a
     plan down once may be over soon, what did so again is not."""
     max_dwell_s: float = 30.0
+
+
+MAX_GAIN = 100.0
+"""A gain above this counts as this in a mean."""
 
 
 @dataclass(frozen=True)
@@ -81,28 +87,34 @@ class SwitchPolicy:
         self._forced: deque[float] = deque(maxlen=32)
         self._latest_s = -math.inf
         self._better_since_s: float | None = None
+        """Since when the gain has been what is asked for."""
+        self._above_since_s: float | None = None
+        """Since when it has been above the margin."""
+        self._logs: list[float] = []
+        """Of the gains since then."""
 
     def judge(self, offer: Offer, now: float) -> Verdict:
         """Whether to switch to the candidate."""
-        threshold = self._threshold(offer, now)
+        least, lasting, threshold = self._thresholds(offer, now)
         large = max(self.config.large_gain, threshold, 1.0 + 2.0 * self.config.noise_margin * offer.noise)
         if offer.current_broken and not offer.candidate_broken:
             return Verdict(True, f"{offer.current_broken} is broken", 0.0)
         if offer.candidate_broken and not offer.current_broken:
             return self._keep(f"{offer.candidate_broken} would be broken", threshold)
         gain, goal = offer.gain.ratio, offer.gain.goal
-        if gain < threshold:
-            return self._keep(f"{goal} gain {gain:.2f} is below {threshold:.2f}", threshold)
-        if self._better_since_s is None:
-            self._better_since_s = now
-        wait_s = self._wait_s(now, gain >= large)
+        if gain < least:
+            return self._keep(f"{goal} gain {gain:.2f} is below {least:.2f}", least)
+        since = self._since(gain, lasting, threshold, now)
+        if since is None:
+            return Verdict(False, f"{goal} gain {gain:.2f} is below {threshold:.2f}", threshold)
+        wait_s = self._wait_s(now, since, gain >= large)
         if wait_s > 0.0:
             return Verdict(False, f"{goal} gain {gain:.2f} has to last for {wait_s:.1f} s more", threshold)
         return Verdict(True, f"{goal} gain {gain:.2f}", threshold)
 
     def kept(self) -> None:
         """No better plan is on offer: a gain that shows again has to last anew."""
-        self._better_since_s = None
+        self._above_since_s = self._better_since_s = None
 
     def switched(self, now: float, ratio: float = math.inf, *, forced: bool = False) -> None:
         """A switch was decided.
@@ -123,16 +135,36 @@ class SwitchPolicy:
         self.kept()
         return Verdict(False, reason, threshold)
 
-    def _threshold(self, offer: Offer, now: float) -> float:
-        small = sum(1 for at in self._small if now - at < self.config.memory_s)
-        return 1.0 + max(self.config.margin, self.config.noise_margin * offer.noise) + self.config.step * small
+    def _thresholds(self, offer: Offer, now: float) -> tuple[float, float, float]:
+        """The gain below which a candidate is not looked at, the mean gain that is enough, and the gain that is.
 
-    def _wait_s(self, now: float, large: bool) -> float:
+        The estimates' noise is another one after some four of their memories: the mean of gains over n times as long is
+        1 / sqrt(n) as noisy.
+        """
+        steps = self.config.step * sum(1 for at in self._small if now - at < self.config.memory_s)
+        lasted_s = 0.0 if self._above_since_s is None else now - self._above_since_s
+        noise = self.config.noise_margin * offer.noise
+        lasting = noise / math.sqrt(1.0 + lasted_s / (4.0 * MEMORY_S))
+        least = self.config.margin
+        return 1.0 + least + steps, 1.0 + max(least, lasting) + steps, 1.0 + max(least, noise) + steps
+
+    def _since(self, gain: float, lasting: float, threshold: float, now: float) -> float | None:
+        """Since when the candidate is better, by each gain or by their mean; None where it is not."""
+        if self._above_since_s is None:
+            self._above_since_s, self._logs = now, []
+        self._logs.append(math.log(min(gain, MAX_GAIN)))
+        if gain < threshold:
+            self._better_since_s = None
+        elif self._better_since_s is None:
+            self._better_since_s = now
+        is_enough = math.exp(statistics.fmean(self._logs)) >= lasting
+        return self._above_since_s if is_enough else self._better_since_s
+
+    def _wait_s(self, now: float, since: float, large: bool) -> float:
         forced = sum(1 for at in self._forced if now - at < self.config.forced_memory_s)
         if large and not forced:
             return 0.0
         dwell_s = min(self.config.max_dwell_s, self.config.dwell_s * 2.0 ** max(0, forced - 1))
-        since = now if self._better_since_s is None else self._better_since_s
         confirmed = 0.0 if large else since + self.config.confirm_s - now
         return max(self._latest_s + dwell_s - now, confirmed)
 

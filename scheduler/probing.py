@@ -19,6 +19,11 @@ class ProbeConfig:
     """Share of a link's estimated capacity that probes may take while it is idle."""
     interval_s: float = 0.8
     """No two probes of a link are closer together; below the heartbeat, so that each may bring one."""
+    again_s: float = 0.2
+    """The same where a link is new, or has just come back from an outage."""
+    doubt_bytes: int = 8192
+    """Size of such a probe, of which a header is no large part, where it takes `doubt_s` at most."""
+    doubt_s: float = 0.1
     max_interval_s: float = 3.0
     """Nor farther apart, even where the budget would have them: a link that came back is to be found within 5 s.
     The least probe every 3 s is 5 kbit/s."""
@@ -71,17 +76,19 @@ class Prober:
         seen = None if estimator is None else estimator.tracker.estimate(now)
         if estimator is None or seen is None:
             return self.config.first_bytes if last is None or now >= last.lost_after_s else 0
-        if seen.age_s < self.config.interval_s:
+        interval_s = self.config.again_s if estimator.unsettled else self.config.interval_s
+        if seen.age_s < interval_s and not estimator.freed:
             return 0
         if estimator.stalled and last is not None and now < last.lost_after_s:
             return 0
         since_s = seen.age_s if last is None else min(seen.age_s, now - last.at_s)
-        if since_s < self.config.interval_s:
+        if since_s < interval_s:
             return 0
         size = self._within_budget(seen.value, since_s)
         # A sample that the estimate does not follow yet, or a budget saved up for long enough.
         if size >= MIN_MESSAGE_BYTES or estimator.doubtful or since_s >= self.config.max_interval_s:
-            return max(size, MIN_MESSAGE_BYTES)
+            doubt = self.config.doubt_bytes if estimator.unsettled else 0
+            return max(size, MIN_MESSAGE_BYTES, min(doubt, int(self.config.doubt_s * seen.value / 8.0)))
         return 0
 
     def _within_budget(self, goodput_bps: float, idle_s: float) -> int:

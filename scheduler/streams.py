@@ -41,6 +41,9 @@ FORGIVE_S = 60.0
 EXPECTED_S = 3.0
 """After a switch, what the plan was predicted to use counts for others as long: by then nodes have measured it."""
 
+ADAPTIVE = "joint"
+"""The planner whose streams may take a detour; all others do as they say, to be held against it."""
+
 MAX_DRAINING = 8
 """With more plans than this still in flight, no new one is prepared for a mere gain."""
 
@@ -148,6 +151,12 @@ class StreamState:
         return not (self.current.epoch or self.report.admitted or self.report.fallback)
 
     @property
+    def is_unused(self) -> bool:
+        """Whether no frame has been admitted yet: a switch costs nothing."""
+        told = self.report
+        return not (told.admitted or told.in_flight_epochs or told.fps.window or told.fallback)
+
+    @property
     def plans(self) -> list[Plan]:
         """Every plan that must stay runnable, the oldest first."""
         plans = [each.plan for _, each in sorted(self.draining.items())]
@@ -162,6 +171,11 @@ class StreamState:
         if self.prepared is not None and self.prepared.committed:
             return self.prepared.plan
         return self.current
+
+    @property
+    def may_detour(self) -> bool:
+        """Whether the device may compute frames alone while nothing comes back: not where a plan was asked for."""
+        return self.settings.planner == ADAPTIVE
 
     def involves(self, node: str) -> bool:
         """Whether a plan that must stay runnable has a stage on the node (or tiles, if it is a worker)."""
@@ -399,6 +413,7 @@ class StreamState:
             peers=self._peers(nodes),
             oldest=self._oldest(),
             lost=dict(self.lost),
+            detour=self.may_detour,
             reason=self.reason if prepared is None else prepared.reason,
         )
 

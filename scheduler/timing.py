@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from scheduler.estimate import BIN_S, MIN_MESSAGE_BYTES, LinkEstimator, RecentLeast
+from scheduler.estimate import BIN_S, LONG_S, MIN_MESSAGE_BYTES, OUTAGE_RATIO, OUTAGE_S, LinkEstimator, RecentLeast
 from scheduler.reports import MAX_CROSSINGS, Crossing, LinkReport
 
 OFFSET_WINDOW_S = 60.0
@@ -74,6 +74,10 @@ class CrossingLog:
         self._started: tuple[int, float] | None = None
         """Size of the message that is on its way, and when its head was here."""
         self._finished_s = float("-inf")
+        self._outage = False
+        """Whether the latest message met an outage."""
+        self._news = False
+        """Whether a message has come in that was on its way for long: the link may be another one now."""
         self._rtt_s: float | None = None
         self._bytes_total = 0
         self._taken_s = float("-inf")
@@ -100,8 +104,22 @@ class CrossingLog:
         busy_s = None if start_s is None else now - max(start_s, self._finished_s)
         self._finished_s = now
         self._bytes_total += payload_bytes
+        self._news = self._news or (busy_s is not None and busy_s > LONG_S)
+        if busy_s is not None and self._ends_outage(payload_bytes, busy_s):
+            return
         if busy_s is not None and busy_s > 0.0 and not held and payload_bytes >= MIN_MESSAGE_BYTES:
             self.add(Crossing(payload_bytes, busy_s, 0.0, 1, probe), now)
+
+    def _ends_outage(self, payload_bytes: int, busy_s: float) -> bool:
+        """Whether a message met an outage that is over with it: its time says nothing of the link as it is now.
+
+        While it was on its way it bounded the goodput. One that is as slow right behind it is no outage: the link
+        has slowed down.
+        """
+        level, bits = self.estimator.tracker.level, 8.0 * payload_bytes
+        slow = level is not None and busy_s > max(OUTAGE_S, OUTAGE_RATIO * bits / level)
+        self._outage = slow and not self._outage
+        return self._outage
 
     def add(self, crossing: Crossing, now: float) -> None:
         """Take a crossing that was timed otherwise and ended at `now`."""
@@ -121,7 +139,11 @@ class CrossingLog:
 
     def jumped(self, now: float) -> bool:
         """Whether the goodput has moved so far from the last report that the scheduler should hear of it at once."""
-        if now - self._taken_s < BIN_S or (self._started is None and not self._kept):
+        if now - self._taken_s < BIN_S:
+            return False
+        if self._news:
+            return True
+        if self._started is None and not self._kept and not self._told.stalled:
             return False
         self.estimator.wait(*self._waiting(now))
         own, told = self.estimator.goodput(now), self._told.goodput(now)
@@ -139,7 +161,7 @@ class CrossingLog:
         )
         report = LinkReport(self.peer, crossings, self._rtt_s, *self._waiting(now), self._bytes_total)
         self._kept.clear()
-        self._rtt_s = None
+        self._rtt_s, self._news = None, False
         self._told.add(report, now)
         self._taken_s = now
         return report

@@ -104,6 +104,9 @@ class Trace:
             return 0.0
         _, phase_s = self._fold(start_s)
         edges, cumulated, rates = self._lists
+        here = bisect_right(edges, phase_s) - 1
+        if 0 <= here < len(rates) and (edges[here + 1] - phase_s) * rates[here] >= bits:
+            return bits / rates[here]  # as a rule: all within one step
         target, total = self._bits_until(phase_s) + bits, cumulated[-1]
         if not self.loop and target > total:
             return self.duration_s + (target - total) / rates[-1] - phase_s if rates[-1] > 0 else math.inf

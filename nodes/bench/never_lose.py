@@ -4,7 +4,8 @@ The device's only way out is a link that follows the trace; the edge stands at i
 behind. All policies plan on the same estimates of the same live core. `best fixed` is the best of several fixed plans
 chosen afterwards: those that served most frames under our policy and the oracle, and those of the trace's mean and
 lower rates. The oracle's figure is the better of its own and that one's. Throughput counts the results within the run
-of a source that always has a frame; latency is the median of a camera's frames. Higher is better in all figures.
+of a source that always has a frame; latency is the median of all frames of a camera, where one that
+was let go, since a newer one took its place, counts as later than any other. Higher is better in all figures.
 """
 
 from __future__ import annotations
@@ -192,8 +193,9 @@ def figure(case: Case, record: RunRecord, seconds: float) -> float:
     """What a run is judged by; more is better."""
     if case.goal == "throughput":
         return sum(done <= seconds for done in record.frames.done_s) / seconds
-    latency = record.totals.latency_s
-    return 0.0 if latency is None else 1.0 / latency.p50
+    latencies = sorted(record.frames.latency_s)
+    middle = (len(latencies) + sum(record.totals.drops.values())) // 2
+    return 1.0 / latencies[middle] if middle < len(latencies) else 0.0
 
 
 def scenario(case: Case, policy: str, seconds: float, fixed: Plan | None = None) -> Scenario:

@@ -22,7 +22,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from nodes.admission import Outcome, Waiting, credit_window
+from nodes.admission import Outcome, Waiting
 from nodes.agent import SchedulerAddress
 from nodes.bench._alone import Alone
 from nodes.bench._data import video
@@ -43,6 +43,7 @@ from pipeline.tiling.analysis import analysis_of
 from pipeline.tiling.fuse import waists_between
 from scheduler.events import StreamConfigured
 from scheduler.events import StreamSettings as Wanted
+from scheduler.flow import least_window
 from scheduler.handmade import worker_name
 from scheduler.service import SchedulerService
 
@@ -271,7 +272,7 @@ def _wait_until_settled(record: Record, number: int, limit_s: float) -> None:
         if not record.changed.wait_for(lambda: len(record.changes) > number, limit_s):
             raise NodeError("bench switch", f"switch {number} is not made within {limit_s:.0f} s")
         change = record.changes[number]
-        settled = change.first_frame + credit_window(change.plan)
+        settled = change.first_frame + least_window(change.plan)
         enough = lambda: bool(record.results) and record.results[-1].frame >= settled + STEADY_FRAMES  # noqa: E731
         if not record.changed.wait_for(enough, limit_s):
             raise NodeError("bench switch", f"no results after switch {number} within {limit_s:.0f} s")

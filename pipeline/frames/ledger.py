@@ -2,6 +2,9 @@
 
 Pure: the caller brings the time and does the sending. An admitted frame is kept, with its picture, until its
 result is in; a frame whose attempt is lost is admitted again, and a second result for the same frame is dropped.
+
+Credit is a plan's: frames that are stuck under the plan before take none of it, so that a device that goes on alone
+in an outage does go on.
 """
 
 from __future__ import annotations
@@ -10,6 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+MAX_OPEN = 32
+"""Frames that are in flight, or have a result that waits for an older frame's: each keeps its picture."""
+
+NO_WINDOW = -1
 
 Picture = TypeVar("Picture")
 Outcome = TypeVar("Outcome")
@@ -28,13 +36,16 @@ class Entry(Generic[Picture]):
     first_admitted_s: float
     admitted_s: float
     """When the latest attempt began, monotonic."""
+    window: int = 0
+    """The window that its credit is of, or `NO_WINDOW`."""
 
 
 @dataclass
 class Ledger(Generic[Picture, Outcome]):
     """Who is in flight, and what may leave next.
 
-    The number of entries is bounded by `window`; so is the number of outcomes that wait for an earlier frame.
+    Frames in flight that were admitted since the last `renew` are bounded by `window`; all of them, with the outcomes
+    that wait for an earlier frame, by `MAX_OPEN` (or the window, where that is more).
     """
 
     window: int
@@ -49,6 +60,10 @@ class Ledger(Generic[Picture, Outcome]):
     _in_flight: dict[int, Entry[Picture]] = field(default_factory=dict)
     _order: list[int] = field(default_factory=list)
     _waiting: dict[int, Outcome] = field(default_factory=dict)
+    _windows: int = 0
+    """Windows so far."""
+    _taken: int = 0
+    """Credit that is taken of the present one."""
 
     @property
     def in_flight(self) -> int:
@@ -57,8 +72,18 @@ class Ledger(Generic[Picture, Outcome]):
 
     @property
     def has_credit(self) -> bool:
-        """Whether one more frame may be admitted; results that wait for an older frame hold their credit too."""
-        return len(self._order) < self.window
+        """Whether one more frame may be admitted."""
+        return self._taken < self.window and self.has_room
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more frame may be admitted without credit."""
+        return len(self._order) < max(MAX_OPEN, self.window)
+
+    def renew(self, window: int) -> None:
+        """Begin a window of its own: frames that are in flight now take no credit of it."""
+        self.window, self._taken = window, 0
+        self._windows += 1
 
     @property
     def epochs(self) -> set[int]:
@@ -69,20 +94,23 @@ class Ledger(Generic[Picture, Outcome]):
         """The frames in flight, oldest first."""
         return [self._in_flight[frame] for frame in self._order if frame in self._in_flight]
 
-    def admit(self, frame: int, epoch: int, picture: Picture, now: float) -> Entry[Picture]:
+    def admit(self, frame: int, epoch: int, picture: Picture, now: float, credit: bool = True) -> Entry[Picture]:
         """Enter a frame. Numbers must grow.
+
+        Without `credit` the frame takes none: it goes another way than the plan's.
 
         Raises:
             ValueError: no credit, or a number not above the last one.
         """
-        if not self.has_credit:
-            raise ValueError(f"frame {frame}: the window of {self.window} is full")
+        if not (self.has_credit if credit else self.has_room):
+            raise ValueError(f"frame {frame}: the window of {self.window} is full, or {len(self._order)} are open")
         if self._order and frame <= self._order[-1]:
             raise ValueError(f"frame {frame}: not above {self._order[-1]}")
         first = self.number()
-        entry = Entry(frame, epoch, first, first, picture, now, now)
+        entry = Entry(frame, epoch, first, first, picture, now, now, self._windows if credit else NO_WINDOW)
         self._in_flight[frame] = entry
         self._order.append(frame)
+        self._taken += credit
         self.admitted += 1
         return entry
 
@@ -109,6 +137,7 @@ class Ledger(Generic[Picture, Outcome]):
         if entry is None:
             self.drops["duplicate"] += 1
             return None
+        self._taken -= entry.window == self._windows
         self._waiting[frame] = outcome
         self.completed += 1
         return entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,18 +21,20 @@ class Agenda:
 
     def at(self, time_s: float, action: Callable[..., None], *arguments: Any) -> None:
         """Call `action(*arguments)` at a time; at infinity is never."""
-        if time_s == float("inf"):
+        if time_s == math.inf:
             return
         self._count += 1
-        heapq.heappush(self._heap, (max(time_s, self.now), self._count, action, arguments))
+        heapq.heappush(self._heap, (time_s if time_s > self.now else self.now, self._count, action, arguments))
 
     def after(self, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
-        """Call `action(*arguments)` after a while."""
-        self.at(self.now + delay_s, action, *arguments)
+        """Call `action(*arguments)` after a while, which is not negative and not infinite."""
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + delay_s, self._count, action, arguments))
 
     def run(self, until_s: float, done: Callable[[], bool] = lambda: False) -> None:
         """Let everything happen that is due up to a time, or until `done()` holds (looked at between events)."""
-        while self._heap and self._heap[0][0] <= until_s and not done():
-            self.now, _, action, arguments = heapq.heappop(self._heap)
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= until_s and not done():
+            self.now, _, action, arguments = pop(heap)
             self.done += 1
             action(*arguments)

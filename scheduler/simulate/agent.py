@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from pipeline.errors import AnabranchError
-from pipeline.plan import Plan
+from pipeline.plan import MAX_SEGMENTS, Plan
 from scheduler.commands import Announcement, Command, ProbeOrder
 from scheduler.reports import Endpoints, Load, Readiness, Report
 from scheduler.simulate.agenda import Agenda
@@ -23,6 +24,10 @@ LOOP_S = 0.003
 
 URGENT_S = 0.02
 """As in the live agent: how soon a jump is reported."""
+
+LOOK_S = 0.1
+"""How often links are looked at on which nothing comes in; the live agent does so every 20 ms, but is told of no jump
+within 0.1 s of a report."""
 
 CONTROL_S = 0.005
 """One way between a node and the scheduler."""
@@ -44,6 +49,8 @@ class Epochs:
         self._ready: dict[str, set[int]] = {}
         self._building: dict[str, set[int]] = {}
         self._refused: dict[str, dict[str, str]] = {}
+        self._kept: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        """Segments that were built last, by their cuts."""
 
     def add(self, stream: str, epoch: int) -> None:
         """Enter a segment that is there from the start."""
@@ -73,7 +80,14 @@ class Epochs:
             self._ready[plan.stream].add(plan.epoch)  # the whole network is there already, as epoch 0
             return
         building.add(plan.epoch)
-        self._free_s = max(self._free_s, self._agenda.now) + self._build_s + WARM_FRAMES * compute_s
+        hop = plan.hop_of(self._node)
+        cuts = tuple(stage.until for stage in plan.stages[max(0, hop - 1) : hop + 1])
+        build_s = 0.0 if cuts in self._kept else self._build_s + WARM_FRAMES * compute_s
+        self._kept[cuts] = None
+        self._kept.move_to_end(cuts)
+        while len(self._kept) > MAX_SEGMENTS:
+            self._kept.popitem(last=False)
+        self._free_s = max(self._free_s, self._agenda.now) + build_s
         self._agenda.at(self._free_s, self._built, plan)
 
     def _built(self, plan: Plan) -> None:
@@ -117,6 +131,15 @@ class SimulatedAgent:
     def start(self, first_s: float) -> None:
         """Begin to report."""
         self._agenda.at(first_s, self._regular)
+        if self.device is None:
+            self._agenda.at(first_s, self.look)
+
+    def look(self) -> None:
+        """Report at once where a message has been on its way for too long: nothing comes in that would tell."""
+        if any(link.watch.jumped(self._agenda.now) for link in self.incoming.values()):
+            self.hurry()
+        if not self._is_over():
+            self._agenda.after(LOOK_S, self.look)
 
     def hurry(self) -> None:
         """Report at once."""
@@ -142,8 +165,11 @@ class SimulatedAgent:
 
     def _regular(self) -> None:
         self._report()
-        if self.device is None or not self.device.is_finished:
+        if not self._is_over():
             self._agenda.after(INTERVAL_S + LOOP_S, self._regular)
+
+    def _is_over(self) -> bool:
+        return self.device is not None and self.device.is_finished
 
     def _report(self) -> None:
         self._hurried = False

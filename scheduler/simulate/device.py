@@ -5,6 +5,7 @@ The rules are those of `nodes.admission`, on the same `Ledger`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,22 +13,14 @@ from dataclasses import dataclass, field, replace
 from pipeline.frames.ledger import Entry, Ledger
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
+from scheduler.flow import SILENT_S, Flow, has_detour
 from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.node import Job, SimulatedNode
 from scheduler.simulate.routes import Routes
 
-RESULT_TIMEOUT_S = 5.0
-LATE_FACTOR = 8.0
-"""As in the live device: a frame without a result for that long is admitted again."""
-
 CHECK_S = 0.1
-
-
-def credit_window(plan: Plan) -> int:
-    """Frames in flight under a plan, as the live device has it (`nodes.admission.credit_window`)."""
-    return 2 * len(plan.stages) + 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,10 @@ class SimulatedDevice:
         self.source = source
         self.node = node
         self.counts = _Counts()
-        self.ledger: Ledger[None, None] = Ledger(credit_window(fallback))
+        self._flow = Flow(fallback)
+        self._flow.detour.alone_s = routes.compute_s(fallback, node.name)
+        self._may_detour = self._watching = False
+        self.ledger: Ledger[None, None] = Ledger(self._flow.window)
         self.plan = fallback
         self.hooks = Hooks(lambda plan: True, lambda: None, lambda device, done: None, lambda device, plan, why: None)
         self._agenda: Agenda = node.agenda
@@ -150,6 +146,10 @@ class SimulatedDevice:
             if self._retries:
                 plan, entry = self._retries.popleft()
                 self._submit(plan, entry)
+            elif self._waiting is not None and self._takes_detour():
+                frame, self._waiting = self._waiting, None
+                self._submit(self._fallback, self.ledger.admit(frame, 0, None, self._agenda.now, credit=False))
+                self._go_on()
             elif self._waiting is not None and self.ledger.has_credit:
                 frame, self._waiting = self._waiting, None
                 entry = self.ledger.admit(frame, self.plan.epoch, None, self._agenda.now)
@@ -159,6 +159,23 @@ class SimulatedDevice:
             else:
                 break
         self._pumping = False
+
+    def _takes_detour(self) -> bool:
+        """Whether the waiting frame is computed here alone, since nothing has come back for so long."""
+        if not self._may_detour or not self.ledger.has_room:
+            return False
+        now, in_flight = self._agenda.now, self._entries()
+        due_s = self._flow.detour_s(in_flight) if self._flow.may_be_silent(now) else now + SILENT_S
+        if due_s <= now:
+            return not has_detour(in_flight)
+        if not self._watching and due_s < math.inf:
+            self._watching = True
+            self._agenda.at(max(due_s, self._agenda.now + CHECK_S), self._watch)
+        return False
+
+    def _watch(self) -> None:
+        self._watching = False
+        self._pump()
 
     def _submit(self, plan: Plan, entry: Entry[None]) -> None:
         job = Job(self, entry.frame, entry.attempt, self._routes.of(plan))
@@ -178,8 +195,11 @@ class SimulatedDevice:
         """A result came home."""
         now = self._agenda.now
         entry = self.ledger.complete(job.frame, None)
+        admitted_s = entry.admitted_s if entry is not None and entry.attempt == job.attempt else None
+        self._flow.result((job.frame, job.attempt), job.route.plan.epoch if entry is not None else 0, admitted_s, now)
         if entry is None:
             return
+        self.ledger.window = self._flow.window
         self.counts.frames.tick(now)
         self.counts.latency_s.add(now - entry.first_admitted_s)
         for _ in self.ledger.ready():
@@ -202,14 +222,14 @@ class SimulatedDevice:
     def _entries(self) -> list[Entry[None]]:
         return self.ledger.entries()
 
-    def _retry(self, frame: int, attempt: int, reason: str) -> None:
-        entry = self.ledger.readmit(frame, attempt, self.plan.epoch, reason, self._agenda.now)
+    def _retry(self, frame: int, attempt: int, reason: str, plan: Plan | None = None) -> None:
+        plan = plan or self.plan
+        entry = self.ledger.readmit(frame, attempt, plan.epoch, reason, self._agenda.now)
         if entry is not None:
-            self._retries.append((self.plan, replace(entry)))
+            self._retries.append((plan, replace(entry)))
 
     def _limit_s(self) -> float:
-        latency = self.counts.latency_s.figure().window if self.counts.frames.count else 0.0
-        return max(RESULT_TIMEOUT_S, LATE_FACTOR * latency)
+        return self._flow.limit_s(self.counts.latency_s, self._agenda.now)
 
     def _check_later(self) -> None:
         if not self._checking and self.ledger.in_flight:
@@ -224,11 +244,14 @@ class SimulatedDevice:
         late = [entry for entry in self._entries() if now - entry.admitted_s > limit_s - 1e-9]
         # The live device's thread is the one that waits for room: it looks at nothing meanwhile.
         if self._blocked is None:
-            if late and self.plan.epoch:
-                self._fall_back(f"no result for frame {late[0].frame} in {limit_s:.1f} s")
+            for entry in late:
+                if self._flow.is_hopeless(self._announced.get(entry.epoch), self._may_detour, limit_s, now):
+                    self._fall_back(f"no result for frame {entry.frame} in {limit_s:.1f} s")
+                    break
             for entry in late:
                 if entry.epoch:
-                    self._retry(entry.frame, entry.attempt, "late")
+                    self._flow.give_up(entry.frame, entry.attempt, entry.epoch)
+                    self._retry(entry.frame, entry.attempt, "late", self._fallback if self._may_detour else self.plan)
             self._pump()
         self._check_later()
 
@@ -245,6 +268,7 @@ class SimulatedDevice:
         self._announced |= {plan.epoch: plan for plan in announcement.plans}
         self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-64:]}
         self._lost = frozenset(announcement.lost)
+        self._may_detour = announcement.detour
         plan = announcement.committed
         if plan.epoch > self._highest_used and self.hooks.is_ready(plan) and not self._lost & set(plan.nodes):
             self._fallback_reason = ""
@@ -262,7 +286,8 @@ class SimulatedDevice:
         self.plan = plan
         self._highest_used = max(self._highest_used, plan.epoch)
         self.counts.first_frame = None
-        self.ledger.window = credit_window(plan)
+        self._flow.begin(plan, self._agenda.now)
+        self.ledger.renew(self._flow.window)
 
     def report(self) -> StreamReport:
         """The stream as its device tells it."""

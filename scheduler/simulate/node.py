@@ -6,6 +6,8 @@ that cannot hand its frame over keeps it, and begins no other.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import random
 from collections import deque
@@ -41,6 +43,16 @@ Forward = Callable[["SimulatedNode", Job], None]
 """Takes a frame that a node is done with."""
 
 
+FACTORS = 4096
+
+
+@functools.cache
+def _factors(sigma: float) -> tuple[float, ...]:
+    """Log-normal noise on service times; every node begins elsewhere in it."""
+    draw = random.Random(0)
+    return tuple(math.exp(sigma * draw.gauss(0.0, 1.0)) for _ in range(FACTORS))
+
+
 class SimulatedNode:
     """One node's three servers."""
 
@@ -52,8 +64,10 @@ class SimulatedNode:
         self.on_room: Callable[[], None] = lambda: None
         """Told when the hand-over to compute has room."""
         self._forward = forward
-        self._sigma, seed = noise
-        self._random = random.Random(seed)
+        sigma, seed = noise
+        self._noise = itertools.cycle(_factors(sigma))
+        for _ in range(random.Random(seed).randrange(FACTORS)):
+            next(self._noise)
         self._arrived: deque[Job] = deque()
         self._unpacking = self._computing = self._packing = False
         self._unpacked: Job | None = None
@@ -80,7 +94,7 @@ class SimulatedNode:
         self._compute()
 
     def _taking(self, seconds: float) -> float:
-        return seconds * math.exp(self._sigma * self._random.gauss(0.0, 1.0)) if self._sigma else seconds
+        return seconds * next(self._noise)
 
     def _unpack(self) -> None:
         if self._unpacking or not self._arrived:

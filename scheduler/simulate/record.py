@@ -50,6 +50,15 @@ class PlanUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: float | None = None
     """Accuracy drop of its codecs; None where unknown."""
 
+    def line(self, *, cuts: bool = False) -> str:
+        """For people: the share of the network that each tier computes, to which cut, and the codecs between."""
+        parts = []
+        for number, (stage, share) in enumerate(zip(self.plan.stages, self.shares, strict=True)):
+            parts.append(f"{stage.tier} {share:.0%}" + (f" to {stage.until}" if cuts else ""))
+            if number < len(self.plan.links):
+                parts.append(f"-{self.plan.links[number].codec}->")
+        return " ".join(parts)
+
 
 class LinkSeries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One link over time."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.estimate import FRESH, OUTAGE_S, LinkEstimator
 from scheduler.reports import MAX_CROSSINGS
 from scheduler.timing import CrossingLog, PathClock, RoundTrip
 
@@ -49,7 +50,47 @@ def test_a_message_under_way_is_reported() -> None:
     assert (report.waiting_bytes, report.waiting_s) == (10_000, 3.0)
 
 
-@given(st.lists(st.tuples(st.integers(3000, 10**6), st.floats(0.001, 1.0)), min_size=1, max_size=200))
+def test_a_message_that_met_an_outage_is_no_sample_and_is_told_at_once() -> None:
+    log, estimator = CrossingLog("p"), LinkEstimator()
+    for number in range(FRESH):
+        now = cross(log, float(number), 0.1)
+        estimator.add(log.take(now), now)
+    log.started(10_000, 4.0)
+    estimator.add(log.take(6.0), 6.0)
+    assert estimator.held_up
+    log.finished(10_000, 7.0)
+    assert log.jumped(7.0)
+    report = log.take(7.0)
+    assert not report.crossings
+    estimator.add(report, 7.0)
+    assert (estimator.freed, estimator.held_up) == (True, False)
+    assert (estimate := estimator.goodput(7.0)) is not None
+    assert estimate.value == pytest.approx(800_000)
+    for number in range(FRESH):
+        assert estimator.doubtful
+        now = cross(log, 8.0 + number, 0.1)
+        estimator.add(log.take(now), now)
+        assert not estimator.freed
+    assert not estimator.doubtful
+
+
+def test_a_link_that_slowed_down_is_no_outage_twice() -> None:
+    log, now = CrossingLog("p"), 0.0
+    for busy in (0.1, 0.1, 3.0, 3.0, 3.0):
+        now = cross(log, now, busy)
+    assert [round(each.busy_s, 3) for each in log.take(now).crossings][-1] == 3.0
+    assert (estimate := log.estimator.goodput(now)) is not None
+    assert estimate.value < 100_000
+
+
+def cross(log: CrossingLog, now: float, busy: float) -> float:
+    """One message of 10,000 bytes; returns its end."""
+    log.started(10_000, now)
+    log.finished(10_000, now + busy)
+    return now + busy
+
+
+@given(st.lists(st.tuples(st.integers(3000, 10**6), st.floats(0.001, 0.9 * OUTAGE_S)), min_size=1, max_size=200))
 def test_merging_keeps_bytes_and_seconds_within_the_bound(frames: list[tuple[int, float]]) -> None:
     log, now = CrossingLog("p"), 0.0
     for size, busy in frames:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.frames.ledger import Ledger
+from pipeline.frames.ledger import MAX_OPEN, Ledger
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -20,6 +20,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.given: list[int] = []
         self.attempts: dict[int, int] = {}
+        self.own: set[int] = set()
+        """Frames admitted under the present window."""
 
     @precondition(lambda self: self.ledger.has_credit)
     @rule(skip=st.integers(0, 3))
@@ -27,7 +29,20 @@ class LedgerMachine(RuleBasedStateMachine):
         self.next += skip
         entry = self.ledger.admit(self.next, 0, f"picture {self.next}", self.now)
         self.attempts[entry.frame] = 0
+        self.own.add(entry.frame)
         self.next += 1
+
+    @precondition(lambda self: self.ledger.has_room)
+    @rule()
+    def admit_without_credit(self) -> None:
+        entry = self.ledger.admit(self.next, 0, f"picture {self.next}", self.now, credit=False)
+        self.attempts[entry.frame] = 0
+        self.next += 1
+
+    @rule(window=st.integers(1, 5))
+    def renew(self, window: int) -> None:
+        self.ledger.renew(window)
+        self.own.clear()
 
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
@@ -56,7 +71,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def nothing_is_forgotten(self) -> None:
         done = set(self.given) | {entry.frame for entry in self.ledger.entries()}
         waiting = set(self.attempts) - done
-        assert len(waiting) + self.ledger.in_flight <= self.ledger.window
+        assert len(waiting) + self.ledger.in_flight <= MAX_OPEN
+
+    @invariant()
+    def credit_is_the_windows_own(self) -> None:
+        taken = len(self.own & {entry.frame for entry in self.ledger.entries()})
+        assert taken <= self.ledger.window
+        assert self.ledger.has_credit == (taken < self.ledger.window and self.ledger.has_room)
+
+    @invariant()
+    def every_admitted_frame_is_counted(self) -> None:
         assert self.ledger.admitted == len(self.attempts)
 
     def teardown(self) -> None:
@@ -80,13 +104,16 @@ def test_frame_numbers_must_grow_and_credit_must_be_there() -> None:
         ledger.admit(3, 0, "b", 0.0)
 
 
-def test_results_that_wait_for_an_older_frame_hold_their_credit() -> None:
+def test_results_that_wait_for_an_older_frame_take_room_and_no_credit() -> None:
     ledger: Ledger[str, int] = Ledger(window=2)
-    ledger.admit(0, 0, "a", 0.0)
-    ledger.admit(1, 0, "b", 0.0)
-    ledger.complete(1, 1)
+    for frame in range(MAX_OPEN):
+        assert ledger.has_credit
+        ledger.admit(frame, 0, "picture", 0.0)
+        if frame:
+            ledger.complete(frame, frame)
     assert not list(ledger.ready())
+    assert not ledger.has_room
     assert not ledger.has_credit
     ledger.complete(0, 0)
-    assert list(ledger.ready()) == [0, 1]
+    assert list(ledger.ready()) == list(range(MAX_OPEN))
     assert ledger.has_credit

@@ -1,0 +1,245 @@
+"""How many frames of a stream may be in flight, and what a device does while no result comes.
+
+Pure, and the same for a live and a simulated device: time is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+from pipeline.frames.ledger import MAX_OPEN, NO_WINDOW, Entry, Picture
+from pipeline.plan import Plan
+from scheduler.meter import Series
+
+RATE_FRAMES = 2 * MAX_OPEN
+"""Results over which a window looks back for their rate."""
+
+MARGIN = 1.1
+"""More than Little's law asks for, since results come in bursts."""
+
+RESULT_TIMEOUT_S = 5.0
+"""A frame without a result for this long, and for `LATE_FACTOR` typical latencies, is taken for lost."""
+
+LATE_FACTOR = 8.0
+
+MAX_TIMEOUT_S = 60.0
+"""Frames that were given up too early make the device more patient, up to this."""
+
+SILENT_S, SILENT_LATENCIES = 0.5, 3.0
+"""No silence is taken for an outage that is shorter than this, or than so many typical latencies."""
+
+FIRST_S, FIRST_ALONE = 1.0, 4.0
+"""The first result of a plan is waited for as long at least, and for so many frames on the device: some may be before
+it in the queue there."""
+
+PATIENCE = 3.0
+"""Deadlines without a result after which a device that computes alone meanwhile leaves the plan."""
+
+MAX_GIVEN_UP = 256
+"""Attempts of which a late result is still known for one."""
+
+CALM_S = 60.0
+"""As long without a late result, and it is as impatient as before."""
+
+
+def least_window(plan: Plan) -> int:
+    """Frames in flight that keep the slowest stage of `plan` busy where nothing takes time but its stages and links.
+
+    Compute of each stage and each link between them hold one frame each; one more covers the way home, and one
+    covers jitter. More would only queue: latency is the window times the period of the slowest stage. On the device
+    alone there is no way home: one frame is computed, and the next is at hand.
+    """
+    return 2 * len(plan.stages) + 1 if len(plan.stages) > 1 else 2
+
+
+class CreditWindow:
+    """The window of the running plan; it grows where frames are under way for longer than stages and links take.
+
+    Little's law (Operations Research 9, 1961): as many frames are in flight as results come per second, times the
+    latency. The least latency under this plan is that of a frame that met no queue, so their product is what keeps the
+    pipeline full without a queue, propagation and all, as BBR has it for packets (ACM Queue 14, 2016). Since the least
+    never grows while the plan runs, a queue cannot feed itself.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._stages = len(plan.stages)
+        self._least_s = math.inf
+        self._results_s: deque[float] = deque(maxlen=RATE_FRAMES + 1)
+        self.rate = 0.0
+        """Results per second lately; 0 before there were some."""
+        self.size = self._least = least_window(plan)
+        """Frames that may be in flight."""
+
+    def result(self, latency_s: float, now: float) -> None:
+        """Take a result of the plan, `latency_s` after its frame was admitted."""
+        results = self._results_s
+        results.append(now)
+        self._least_s = min(self._least_s, latency_s)
+        if len(results) > 1 and now > results[0]:
+            self.rate = (len(results) - 1) / (now - results[0])
+        if self._stages > 1 and len(results) > RATE_FRAMES:
+            self.size = min(MAX_OPEN, max(self._least, math.ceil(MARGIN * self.rate * self._least_s) + self._stages))
+
+
+class Detour:
+    """When a device computes frames alone although its plan has other nodes: in an outage, until a result comes home.
+
+    The plan stays, and its frames stay on their way: the first result that comes is the end of the outage, and the
+    next frame goes by the plan again. How long a silence goes on is best told by how long it has been (outages are
+    heavy-tailed: the chance that one of age s ends within a more is about a / (s + a)). A frame on the device takes
+    `a`, in which the plan's own stage has to wait if its results come back; so it is begun when it is likely to be
+    worth more than the frames that would then be late: when s + a > rate * a^2 / 2.
+    """
+
+    def __init__(self) -> None:
+        self.alone_s = math.inf
+        """A frame's time on the device alone; unknown, no frame takes the detour."""
+        self.is_suspect = False
+        """Whether frames of the plan were given up since the last result: then one at a time goes by the plan."""
+        self._result_s = -math.inf
+        self._begun_s = -math.inf
+
+    def begin(self, now: float) -> None:
+        """Another plan begins."""
+        self.is_suspect, self._result_s, self._begun_s = False, -math.inf, now
+
+    def result(self, now: float) -> None:
+        """A result of the plan came home."""
+        self.is_suspect, self._result_s = False, now
+
+    def silent_s(self, now: float) -> float:
+        """For how long nothing has come home of the plan."""
+        return now - max(self._result_s, self._begun_s)
+
+    def due_s(self, oldest_s: float, rate: float, latency_s: float) -> float:
+        """From when on frames take the detour, if nothing comes home before.
+
+        Args:
+            oldest_s: when the oldest of the plan's frames in flight was admitted.
+            rate: the plan's results per second while they came.
+            latency_s: typical latency of a frame.
+        """
+        if self.is_suspect:
+            return -math.inf
+        alone_s = self.alone_s
+        silent_s = max(SILENT_S, 2.0 * alone_s, SILENT_LATENCIES * latency_s, alone_s * (rate * alone_s / 2.0 - 1.0))
+        if math.isinf(self._result_s):
+            silent_s = max(silent_s, FIRST_S, FIRST_ALONE * alone_s)
+        return max(self._result_s, oldest_s) + silent_s
+
+
+class Deadline:
+    """When a frame in flight is late.
+
+    Eight typical latencies and five seconds. Where a result comes home of an attempt that had been given up, the frame
+    was not lost: it was stuck on a link in an outage. Then the deadline is twice as long, as TCP's retransmission
+    timer backs off (RFC 6298), until a minute has gone by without another.
+    """
+
+    def __init__(self) -> None:
+        self._least_s = RESULT_TIMEOUT_S
+        self._early_s = -math.inf
+        self._given_up: OrderedDict[tuple[int, int], None] = OrderedDict()
+
+    def limit_s(self, latency_s: Series, now: float) -> float:
+        """Seconds from a frame's admission until it is given up."""
+        if now - self._early_s > CALM_S:
+            self._least_s = RESULT_TIMEOUT_S
+        return max(self._least_s, LATE_FACTOR * latency_s.figure().window)
+
+    def give_up(self, frame: int, attempt: int) -> None:
+        """An attempt was given up as late."""
+        self._given_up[frame, attempt] = None
+        while len(self._given_up) > MAX_GIVEN_UP:
+            self._given_up.popitem(last=False)
+
+    def result(self, frame: int, attempt: int, now: float) -> None:
+        """A result came of this attempt; of one that was given up, it was too early."""
+        if (frame, attempt) not in self._given_up:
+            return
+        del self._given_up[frame, attempt]
+        if now - self._early_s > self._least_s:  # results of one outage come together, and count once
+            self._least_s = min(MAX_TIMEOUT_S, 2.0 * self._least_s)
+            self._early_s = now
+
+
+class Flow:
+    """All three for one stream, whatever plan it runs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.detour = Detour()
+        self._deadline = Deadline()
+        self._plan = plan
+        self._window = CreditWindow(plan)
+        self._latency_s = Series()
+
+    @property
+    def window(self) -> int:
+        """Frames that may be in flight under the running plan."""
+        return self._window.size
+
+    def begin(self, plan: Plan, now: float) -> None:
+        """The next frames go by this plan."""
+        self._plan = plan
+        self._window = CreditWindow(plan)
+        self._latency_s = Series()
+        self.detour.begin(now)
+
+    def result(self, attempt: tuple[int, int], epoch: int, admitted_s: float | None, now: float) -> None:
+        """Take a result.
+
+        Args:
+            attempt: frame, and number of the attempt that it is of.
+            epoch: of the plan that the frame went by.
+            admitted_s: when that attempt was admitted; None where another one is under way by now.
+            now: the time.
+        """
+        self._deadline.result(*attempt, now)
+        if epoch == self._plan.epoch:
+            self.detour.result(now)
+            if admitted_s is not None:
+                self._latency_s.add(now - admitted_s)
+                self._window.result(now - admitted_s, now)
+
+    def limit_s(self, latency_s: Series, now: float) -> float:
+        """See `Deadline.limit_s`."""
+        return self._deadline.limit_s(latency_s, now)
+
+    def give_up(self, frame: int, attempt: int, epoch: int) -> None:
+        """An attempt was given up as late."""
+        self._deadline.give_up(frame, attempt)
+        self.detour.is_suspect = self.detour.is_suspect or epoch == self._plan.epoch
+
+    def is_hopeless(self, late: Plan | None, may_detour: bool, limit_s: float, now: float) -> bool:
+        """Whether the running plan is to be left, since a frame of the plan `late` is late.
+
+        A device that may compute frames alone has no haste: the scheduler hears of dead nodes, and no outage is mended
+        by another plan. After three deadlines without any result it leaves all the same.
+        """
+        if not shares_a_node(self._plan, late):
+            return False
+        return not may_detour or self.detour.silent_s(now) > PATIENCE * limit_s
+
+    def may_be_silent(self, now: float) -> bool:
+        """Whether it is worth asking for a detour; quick, for every frame."""
+        return self.detour.is_suspect or self.detour.silent_s(now) >= SILENT_S
+
+    def detour_s(self, in_flight: Iterable[Entry[Picture]]) -> float:
+        """From when on frames take the detour, if nothing comes home before; infinite for never."""
+        own = (entry.admitted_s for entry in in_flight if entry.epoch == self._plan.epoch)
+        oldest_s = min(own, default=math.inf)
+        if len(self._plan.stages) == 1 or math.isinf(oldest_s):
+            return math.inf
+        return self.detour.due_s(oldest_s, self._window.rate, self._latency_s.figure().window)
+
+
+def has_detour(in_flight: Iterable[Entry[Picture]]) -> bool:
+    """Whether a frame takes the detour now: a second one would only be late, and in the way of the plan's."""
+    return any(entry.window == NO_WINDOW for entry in in_flight)
+
+
+def shares_a_node(one: Plan, other: Plan | None) -> bool:
+    """Whether frames of both plans pass through one node other than the device."""
+    return other is not None and not {*one.nodes[1:]}.isdisjoint(other.nodes[1:])

@@ -1,0 +1,124 @@
+"""Windows, deadlines and detours: what a device does on its own, as a function of time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.frames.ledger import MAX_OPEN, Ledger
+from pipeline.plan import Link, Plan, Stage, Tier
+from scheduler.flow import PATIENCE, RESULT_TIMEOUT_S, CreditWindow, Flow, has_detour, least_window
+from scheduler.meter import Series
+
+ALONE_S = 0.2
+
+
+def plan(epoch: int = 1, *, alone: bool = False) -> Plan:
+    own = Stage(Tier.DEVICE, "device-1", "output" if alone else "input")
+    stages = (own,) if alone else (own, Stage(Tier.EDGE, "edge-1", "output"))
+    return Plan(epoch=epoch, stream="s", model="m", stages=stages, links=() if alone else (Link("fp16"),))
+
+
+@given(st.floats(0.005, 0.1), st.floats(0.0, 0.2))
+def test_a_window_fills_what_lies_between_the_nodes_and_no_queue(period_s: float, propagation_s: float) -> None:
+    """A server of one frame a period behind a delay: the window settles where the server is always busy."""
+    window, free_s, now = CreditWindow(plan()), 0.0, 0.0
+    in_flight: deque[tuple[float, float]] = deque()
+    times = []
+    for _ in range(3000):
+        while len(in_flight) < window.size:
+            free_s = max(free_s, now) + period_s
+            in_flight.append((now, free_s + propagation_s))
+        admitted_s, now = in_flight.popleft()
+        window.result(now - admitted_s, now)
+        times.append(now)
+    needed = (period_s + propagation_s) / period_s
+    rate = 1000 / (times[-1] - times[-1001])
+    assert rate >= 0.9 * min(1.0, MAX_OPEN / needed) / period_s
+    assert window.size <= max(least_window(plan()), math.ceil(1.1 * needed) + 3)
+
+
+def test_a_queue_does_not_feed_itself() -> None:
+    window, now = CreditWindow(plan()), 0.0
+    for _ in range(5000):
+        now += 0.01
+        window.result(0.01 * window.size if now > 1.0 else 0.02, now)
+    assert window.size == least_window(plan())
+
+
+def flowing(flow: Flow, until_s: float = 10.0) -> float:
+    """Results at ten a second, the last one at the time that is returned."""
+    now = 0.0
+    for number in range(int(until_s * 10)):
+        now = 0.1 * (number + 1)
+        flow.result((number, number), 1, now - 0.1, now)
+    return now
+
+
+def a_flow() -> tuple[Flow, Ledger[None, None]]:
+    flow = Flow(plan(0, alone=True))
+    flow.detour.alone_s = ALONE_S
+    flow.begin(plan(), 0.0)
+    return flow, Ledger(flow.window)
+
+
+def test_a_silence_leads_to_a_detour_and_the_next_result_back() -> None:
+    flow, ledger = a_flow()
+    now = flowing(flow)
+    assert flow.detour_s(ledger.entries()) == math.inf, "nothing is under way"
+    ledger.admit(1000, 1, None, now)
+    due_s = flow.detour_s(ledger.entries())
+    assert now + 2.0 * ALONE_S <= due_s < now + 2.0
+    ledger.admit(1001, 0, None, due_s, credit=False)
+    assert has_detour(ledger.entries())
+    ledger.complete(1001, None)
+    flow.result((1000, 0), 1, now, due_s + 1.0)
+    assert flow.detour_s(ledger.entries()) > due_s + 1.0
+
+
+def test_no_detour_is_taken_where_the_device_is_too_slow_for_it() -> None:
+    """Sixty frames a second against one in four seconds: no outage of a minute is worth one."""
+    flow, ledger = a_flow()
+    flow.detour.alone_s = 4.0
+    for number in range(600):
+        flow.result((number, number), 1, number / 60.0 - 0.05, number / 60.0)
+    ledger.admit(1000, 1, None, 10.0)
+    assert flow.detour_s(ledger.entries()) > 70.0
+
+
+def test_frames_that_were_given_up_leave_one_scout() -> None:
+    flow, ledger = a_flow()
+    now = flowing(flow)
+    flow.give_up(99, 0, 1)
+    assert flow.detour_s(ledger.entries()) == math.inf, "the next frame is the scout"
+    ledger.admit(1000, 1, None, now)
+    assert flow.detour_s(ledger.entries()) == -math.inf
+    flow.result((99, 0), 1, None, now)
+    assert flow.detour_s(ledger.entries()) > now
+
+
+def test_a_device_leaves_a_plan_that_stays_silent_and_no_other() -> None:
+    flow, _ = a_flow()
+    now = flowing(flow)
+    limit_s = flow.limit_s(Series(), now)
+    assert flow.is_hopeless(plan(), may_detour=False, limit_s=limit_s, now=now)
+    assert not flow.is_hopeless(plan(), may_detour=True, limit_s=limit_s, now=now + limit_s)
+    assert flow.is_hopeless(plan(), may_detour=True, limit_s=limit_s, now=now + PATIENCE * limit_s + 0.1)
+    flow.begin(plan(2, alone=True), now)
+    assert not flow.is_hopeless(plan(), may_detour=False, limit_s=limit_s, now=now + 100.0)
+
+
+def test_a_deadline_that_was_too_early_is_doubled_and_comes_back() -> None:
+    flow, _ = a_flow()
+    now = 0.0
+    for turn in range(1, 4):
+        now += 50.0
+        flow.give_up(turn, 7, 1)
+        flow.result((turn, 7), 1, None, now)
+        assert flow.limit_s(Series(), now) == pytest.approx(RESULT_TIMEOUT_S * 2.0**turn)
+    flow.result((1, 7), 1, None, now + 50.0)
+    assert flow.limit_s(Series(), now + 61.0) == RESULT_TIMEOUT_S
