@@ -265,15 +265,15 @@ class Admission:
 
     def _give_up_late_frames(self, now: float) -> None:
         limit_s = self.flow.limit_s(self.counts.latency_s, now)
-        late = [entry for entry in self.ledger.entries() if now - entry.admitted_s > limit_s]
+        in_flight = self.ledger.entries()
+        late = [entry for entry in in_flight if now - entry.admitted_s > limit_s]
         for entry in late:
             if self.flow.is_hopeless(self._announced.get(entry.epoch), self._may_detour, limit_s, now):
                 self._fall_back(f"no result for frame {entry.frame} in {limit_s:.1f} s")
                 break
-        for entry in late:
-            if entry.epoch:  # an attempt on the device itself is only slow; a second one would not be faster
-                self.flow.give_up(entry.frame, entry.attempt, entry.epoch)
-                self._retry(entry.frame, entry.attempt, "late", self._fallback if self._may_detour else self.plan)
+        for entry in self.flow.to_give_up(late, in_flight, self._may_detour, now):
+            self.flow.give_up(entry.frame, entry.attempt, entry.epoch)
+            self._retry(entry.frame, entry.attempt, "late", self._fallback if self._may_detour else self.plan)
 
     def _fall_back(self, reason: str) -> None:
         logger.warning("%s: everything on the device from here on (%s)", self.stream, reason)

@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 
-from pipeline.frames.ledger import MAX_OPEN, NO_WINDOW, Entry, Picture
+from pipeline.frames.ledger import MAX_OPEN, Entry, Picture
 from pipeline.plan import Plan
 from scheduler.meter import Series
 
@@ -226,6 +226,20 @@ class Flow:
         """Whether it is worth asking for a detour; quick, for every frame."""
         return self.detour.is_suspect or self.detour.silent_s(now) >= SILENT_S
 
+    def to_give_up(
+        self, late: list[Entry[Picture]], in_flight: list[Entry[Picture]], may_detour: bool, now: float
+    ) -> list[Entry[Picture]]:
+        """Those of the late frames that are computed anew now.
+
+        On a detour one at a time, as any frame: all at once would keep the device from the plan's frames when the
+        outage is over, and the late ones are likely to come home then.
+        """
+        late = [entry for entry in late if entry.epoch]  # a second attempt on the device itself would not be faster
+        if not may_detour or len(self._plan.stages) == 1:
+            return late
+        is_due = now >= self.detour_s(in_flight) and not has_detour(in_flight)
+        return late[:1] if is_due else []
+
     def detour_s(self, in_flight: Iterable[Entry[Picture]]) -> float:
         """From when on frames take the detour, if nothing comes home before; infinite for never."""
         own = (entry.admitted_s for entry in in_flight if entry.epoch == self._plan.epoch)
@@ -236,8 +250,8 @@ class Flow:
 
 
 def has_detour(in_flight: Iterable[Entry[Picture]]) -> bool:
-    """Whether a frame takes the detour now: a second one would only be late, and in the way of the plan's."""
-    return any(entry.window == NO_WINDOW for entry in in_flight)
+    """Whether a frame is computed on the device alone; a second one would only be in the way of the plan's."""
+    return any(entry.epoch == 0 for entry in in_flight)
 
 
 def shares_a_node(one: Plan, other: Plan | None) -> bool:

@@ -156,7 +156,7 @@ class SimulatedDevice:
                 self._note_first(frame)
                 self._submit(self.plan, entry)
                 self._go_on()
-            else:
+            elif not self._retries:
                 break
         self._pumping = False
 
@@ -167,7 +167,7 @@ class SimulatedDevice:
         now, in_flight = self._agenda.now, self._entries()
         due_s = self._flow.detour_s(in_flight) if self._flow.may_be_silent(now) else now + SILENT_S
         if due_s <= now:
-            return not has_detour(in_flight)
+            return not has_detour(in_flight) and not self._give_up_late_frames()
         if not self._watching and due_s < math.inf:
             self._watching = True
             self._agenda.at(max(due_s, self._agenda.now + CHECK_S), self._watch)
@@ -240,20 +240,26 @@ class SimulatedDevice:
     def _check(self) -> None:
         """Give late frames up, as the live device does every tenth of a second."""
         self._checking = False
-        now, limit_s = self._agenda.now, self._limit_s()
-        late = [entry for entry in self._entries() if now - entry.admitted_s > limit_s - 1e-9]
         # The live device's thread is the one that waits for room: it looks at nothing meanwhile.
         if self._blocked is None:
-            for entry in late:
-                if self._flow.is_hopeless(self._announced.get(entry.epoch), self._may_detour, limit_s, now):
-                    self._fall_back(f"no result for frame {entry.frame} in {limit_s:.1f} s")
-                    break
-            for entry in late:
-                if entry.epoch:
-                    self._flow.give_up(entry.frame, entry.attempt, entry.epoch)
-                    self._retry(entry.frame, entry.attempt, "late", self._fallback if self._may_detour else self.plan)
+            self._give_up_late_frames()
             self._pump()
         self._check_later()
+
+    def _give_up_late_frames(self) -> bool:
+        """Returns whether there were some."""
+        now, limit_s = self._agenda.now, self._limit_s()
+        in_flight = self._entries()
+        late = [entry for entry in in_flight if now - entry.admitted_s > limit_s - 1e-9]
+        for entry in late:
+            if self._flow.is_hopeless(self._announced.get(entry.epoch), self._may_detour, limit_s, now):
+                self._fall_back(f"no result for frame {entry.frame} in {limit_s:.1f} s")
+                break
+        given_up = self._flow.to_give_up(late, in_flight, self._may_detour, now)
+        for entry in given_up:
+            self._flow.give_up(entry.frame, entry.attempt, entry.epoch)
+            self._retry(entry.frame, entry.attempt, "late", self._fallback if self._may_detour else self.plan)
+        return bool(given_up)
 
     def _fall_back(self, reason: str) -> None:
         self._fallback_reason = reason

@@ -122,3 +122,17 @@ def test_a_deadline_that_was_too_early_is_doubled_and_comes_back() -> None:
         assert flow.limit_s(Series(), now) == pytest.approx(RESULT_TIMEOUT_S * 2.0**turn)
     flow.result((1, 7), 1, None, now + 50.0)
     assert flow.limit_s(Series(), now + 61.0) == RESULT_TIMEOUT_S
+
+
+def test_late_frames_are_computed_one_at_a_time_on_a_detour_and_all_at_once_without() -> None:
+    flow, ledger = a_flow()
+    now = flowing(flow)
+    for frame in range(1000, 1003):
+        ledger.admit(frame, 1, None, now)
+    late = ledger.entries()
+    assert flow.to_give_up(late, late, may_detour=False, now=now + 6.0) == late
+    assert flow.to_give_up(late, late, may_detour=True, now=now + 6.0) == late[:1]
+    ledger.readmit(1000, 0, 0, "late", now + 6.0)
+    assert not flow.to_give_up(late[1:], ledger.entries(), may_detour=True, now=now + 6.0)
+    ledger.complete(1000, None)
+    assert flow.to_give_up(late[1:], ledger.entries(), may_detour=True, now=now + 6.0) == late[1:2]
