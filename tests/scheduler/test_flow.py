@@ -6,7 +6,7 @@ import math
 from collections import deque
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.frames.ledger import MAX_OPEN, Ledger
@@ -23,6 +23,7 @@ def plan(epoch: int = 1, *, alone: bool = False) -> Plan:
     return Plan(epoch=epoch, stream="s", model="m", stages=stages, links=() if alone else (Link("fp16"),))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(0.005, 0.1), st.floats(0.0, 0.2))
 def test_a_window_fills_what_lies_between_the_nodes_and_no_queue(period_s: float, propagation_s: float) -> None:
     """A server of one frame a period behind a delay: the window settles where the server is always busy."""
