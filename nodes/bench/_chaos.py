@@ -160,11 +160,24 @@ class Chaos:
             return f"wake {name}"
         if name in self.frozen or rng.random() < 0.5:
             self.kill(name)
-            return f"kill {name}"
+        else:
+            self._freeze(name)
+        return self.faults[-1]
+
+    def strike(self, rng: random.Random) -> str:
+        """Hurt somebody at random; `mend_all` comes before the next."""
+        name = rng.choice(self.names)
+        if rng.random() < 0.5:
+            self.kill(name)
+        else:
+            self._freeze(name)
+        return self.faults[-1]
+
+    def _freeze(self, name: str) -> None:
+        """SIGSTOP."""
         self._signal(name, signal.SIGSTOP)
         self.frozen.add(name)
         self.faults.append(f"freeze {name}")
-        return f"freeze {name}"
 
     def kill(self, name: str) -> None:
         """SIGKILL."""
@@ -178,13 +191,14 @@ class Chaos:
         self.dead.add(name)
         self.faults.append(f"kill {name}")
 
-    def mend_all(self) -> None:
-        """Everybody up and awake."""
+    def mend_all(self, wait: bool = True) -> None:
+        """Everybody up and awake; without `wait`, those that were dead may still be starting."""
         for name in sorted(self.frozen):
             self._signal(name, signal.SIGCONT)
         self.frozen.clear()
-        for name in sorted(self.dead):
-            self.family.wait_ready(self.start(name), READY_S)
+        for child in [self.start(name) for name in sorted(self.dead)]:
+            if wait:
+                self.family.wait_ready(child, READY_S)
 
     def recover(self) -> None:
         """Wait until frames/s are back.

@@ -78,13 +78,16 @@ def run(minutes: float = MINUTES) -> BenchReport:
         kept = Path(folder) / "samples.jsonl"
         with chaos.running(), kept.open("wb") as file:
             begin_s = time.monotonic()
-            fault_s = begin_s + FAULT_S
+            fault_s, mend_s = begin_s + FAULT_S, begin_s + 1.5 * FAULT_S
             while (now := time.monotonic()) < begin_s + 60.0 * minutes:
                 chaos.check_alive()
                 for sample in _sampled(chaos, now - begin_s):
                     file.write(msgspec.json.encode(sample) + b"\n")
+                if now >= mend_s:
+                    chaos.mend_all()
+                    mend_s += FAULT_S
                 if now >= fault_s:
-                    done.append(chaos.hurt(rng))
+                    done.append(chaos.strike(rng))
                     fault_s += FAULT_S
                 chaos.done.wait(SAMPLE_S)
             chaos.mend_all()
