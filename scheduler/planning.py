@@ -17,6 +17,9 @@ from scheduler.problem import LinkEstimate
 from scheduler.streams import MAX_DRAINING, StreamState, about, device_only, participants, same, signature
 from scheduler.world import Advice, Advisor, World
 
+ANY_DEVICE = "*"
+"""A fixed plan whose device has this name is every stream's, each on its own device."""
+
 MAX_FIGURE = 1e12
 """Figures in the log are cut off here: JSON has no infinity."""
 
@@ -186,12 +189,11 @@ class PlanDesk:
 
         Tile workers are waited for a while only: the plan works without them.
         """
-        plan, now = state.settings.plan, outlook.now
+        plan, now = _own(state.settings.plan, state), outlook.now
         problem = _misfit(plan, state)
         if plan is None or problem:
             self._complain(state, problem, now)
             return
-        plan = msgspec.structs.replace(plan, stream=state.stream)  # bans and the running plan have the stream's name
         runs = same(plan, state.current)
         # Epoch 0 is the device's own; a device that waits for the scheduler's word must get one, were it the same plan.
         if state.banned(plan, now) or (runs and state.current.epoch):
@@ -214,6 +216,16 @@ class PlanDesk:
         if problem and problem != state.problem:
             self._note(DecisionRecord(now, "problem", problem, state.stream, state.device))
         state.problem = problem
+
+
+def _own(plan: Plan | None, state: StreamState) -> Plan | None:
+    """The fixed plan under the stream's own name, and on its own device where the plan is for any."""
+    if plan is None:
+        return None
+    first, *others = plan.stages
+    if first.node == ANY_DEVICE:
+        first = msgspec.structs.replace(first, node=state.device)
+    return msgspec.structs.replace(plan, stream=state.stream, stages=(first, *others))
 
 
 def _misfit(plan: Plan | None, state: StreamState) -> str:

@@ -31,7 +31,7 @@ def scheduler(
     cut: Annotated[str, typer.Option(help="Fixed planner: where each part but the last ends.")] = "",
     codec: Annotated[str, typer.Option(help="Fixed planner: codec of every link, or one per link.")] = "fp32",
     nodes: Annotated[
-        str, typer.Option(help="Fixed planner: the node of each tier that takes part.")
+        str, typer.Option(help="Fixed planner: the node of each tier that takes part; device=* for any.")
     ] = "device=device-1,edge=edge-1,cloud=cloud-1",
     profile: Annotated[
         list[str] | None, typer.Option(help="NODE=FILE of `anabranch profile`, once per node; *=FILE for the others.")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.plan import Tier
 from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import (
+    VIEWERS,
     Announcement,
     ClusterState,
     LogDecision,
@@ -219,6 +220,17 @@ def test_a_fixed_plan_is_published_once_its_nodes_are_there_and_missing_ones_are
     made.run(5.0)
     assert same(device.plan, wanted)
     assert _state(made).streams[0].problem == ""
+
+
+def test_a_fixed_plan_for_any_device_is_every_stream_s_own() -> None:
+    made, device, _ = cluster()
+    other = ToyDevice("tablet", Tier.DEVICE, made.rng, stream="cam2")
+    made.add(other)
+    wanted = plan_of("*", "*", (Tier.EDGE, "edge"))
+    made._handle(StreamConfigured(VIEWERS, StreamSettings(planner="fixed", plan=wanted)))
+    made.run(10.0)
+    assert (_nodes(device), _nodes(other)) == (("phone", "edge"), ("tablet", "edge"))
+    assert all(state.problem == "" for state in _state(made).streams)
 
 
 def test_a_planner_that_fails_leaves_the_plan_as_it_is() -> None:
