@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -101,7 +102,7 @@ def _film(run_dir: Path, tiles: int) -> list[str | Path]:
     return [
         "run", "--source", FILM, "--model", ZOO, "--weights", WEIGHTS, "--run-dir", run_dir, "--tiers", "device,edge",
         "--cut", "input", "--tiles", str(tiles), "--tile-stacks", "features.4.conv.2,features.11.conv.2",
-        "--emulate-speed", "edge=0.25",
+        "--emulate-speed", "edge=0.05",
     ]  # fmt: skip
 
 
@@ -117,15 +118,14 @@ def _magnitudes() -> list[float]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_film_with_a_worker_killed_one_frozen_and_one_that_joins(tmp_path: Path) -> None:
-    done = anabranch(*_film(tmp_path / "alone", 1), limit_s=300)
+    done = anabranch(*_film(tmp_path / "alone", 1), limit_s=400)
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "run"
     with ExitStack() as stack:
         running = stack.enter_context(Running(_film(run_dir, 3)))
-        eventually(lambda: lines(run_dir / "results.jsonl") > 60, "sixty results")
+        eventually(lambda: lines(run_dir / "results.jsonl") > 20, "twenty results")
         given = _worker(running, "tile-1").cmdline()
         _worker(running, "tile-1").send_signal(signal.SIGKILL)
-        eventually(lambda: lines(run_dir / "results.jsonl") > 120, "sixty more")
         scheduler = given[given.index("--scheduler") + 1]
         joins = command("tile", "--name", "tile-7", "--model", ZOO, "--weights", WEIGHTS, "--scheduler", scheduler)
         joined = subprocess.Popen(
@@ -133,16 +133,23 @@ def test_a_film_with_a_worker_killed_one_frozen_and_one_that_joins(tmp_path: Pat
         )
         stack.callback(joined.communicate)
         stack.callback(joined.kill)
-        eventually(lambda: lines(run_dir / "results.jsonl") > 200, "eighty more")
+        eventually(lambda: _computed(run_dir)["tile-7"] > 0, "tiles of the worker that joined", 120)
         _worker(running, "tile-2").send_signal(signal.SIGSTOP)
         code, output, errors = running.finish()
     assert code == 0, errors + output
     _check_same(_results(run_dir, FILM_FRAMES), _results(tmp_path / "alone", FILM_FRAMES), _magnitudes())
     summary = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
     assert summary.epochs == {1: FILM_FRAMES}
-    computed: dict[str, int] = {}
-    for line in (run_dir / "events.jsonl").read_bytes().splitlines()[1:]:
+    computed = _computed(run_dir)
+    assert all(computed[name] > 0 for name in ("tile-1", "tile-2", "tile-7"))
+
+
+def _computed(run_dir: Path) -> Counter[str]:
+    """Tiles that each node has reported, so far."""
+    found = Counter[str]()
+    whole, _, _ = (run_dir / "events.jsonl").read_bytes().rpartition(b"\n")
+    for line in whole.splitlines()[1:]:
         event = decode_line(line).event
         if isinstance(event, ReportReceived):
-            computed[event.report.node] = sum(stage.frames for stage in event.report.stages)
-    assert all(computed[name] > 0 for name in ("tile-1", "tile-2", "tile-7"))
+            found[event.report.node] = sum(stage.frames for stage in event.report.stages)
+    return found
