@@ -24,6 +24,7 @@ from pipeline.frames.prefetch import Pace, Prefetcher
 from pipeline.frames.results import Result, as_labels, read_labels, top_k
 from pipeline.frames.sinks import Background, JsonLines, Sink
 from pipeline.frames.sources import Source, open_source
+from pipeline.model import memory
 from pipeline.model.spec import LoadedModel
 from pipeline.plan import Plan
 
@@ -103,6 +104,7 @@ class DeviceSession:
             stack.callback(self.node.stop)
             endpoints = self.node.start()
             self._start_guard(stack)
+            memory.settle()
             tell_ready({"results": endpoints.results})
             self.node.run(self._feed)
         if self.source.ended_early:

@@ -35,6 +35,7 @@ from pipeline.errors import NodeError
 from pipeline.frames.prefetch import Prefetcher
 from pipeline.frames.source import Frame
 from pipeline.frames.sources import open_source
+from pipeline.model import memory
 from pipeline.model.capture import CapturedModel
 from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel, load_model
@@ -218,6 +219,7 @@ def _device(model: LoadedModel, address: SchedulerAddress, record: Record) -> De
     settings = NodeSettings(NAMES[Tier.DEVICE], address, layout=LAYOUT)
     device = DeviceNode(settings, model, StreamSettings(STREAM, first_plan_timeout_s=60.0, needs_plan=True), emit)
     device.start()
+    memory.settle()
     return device
 
 

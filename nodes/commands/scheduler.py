@@ -16,6 +16,7 @@ from nodes.deciding import MAX_DROP, Deciding, build_core
 from nodes.keys import Keyring, Role
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.sockets import SocketFactory
+from pipeline.model import memory
 from scheduler.handmade import Tiling
 from scheduler.objective import Objective
 from scheduler.service import EventLog, SchedulerService
@@ -77,5 +78,6 @@ def scheduler(
         outbox, plans = factory.publisher(plans, bind=True)
         stack.callback(outbox.close)
         events = EventLog(log, header) if log is not None else None
+        memory.settle()
         tell_ready({"reports": reports, "plans": plans})
         SchedulerService(core, inbox, outbox, events).run(stop)

@@ -15,6 +15,7 @@ from nodes.keys import Keyring, Role
 from nodes.launch import stop_on_signals, stop_with_parent, tell_ready
 from nodes.node import Node, NodeSettings
 from pipeline.errors import ConfigError
+from pipeline.model import memory
 from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel, load_model
 
@@ -119,6 +120,7 @@ def serve(node: Node, child: bool) -> None:
     if child:
         stop_with_parent(node.stopping.set)
     endpoints = node.start()
+    memory.settle()
     tell_ready({"frames": endpoints.frames, "tiles": endpoints.tiles})
     try:
         node.wait()

@@ -42,3 +42,24 @@ def faults_per_frame(keep: bool) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_maps_reuse_the_pages_of_the_last_frame() -> None:
     assert faults_per_frame(keep=True) < 10 < 100 < faults_per_frame(keep=False)
+
+
+SETTLED = """
+import gc
+from pipeline.model import memory
+class Ring:
+    def __init__(self):
+        self.own = self
+before = len(gc.get_objects())
+memory.settle()
+left = len(gc.get_objects())
+Ring()
+print(before, left, gc.collect())
+"""
+
+
+def test_what_is_there_is_never_walked_through_again_and_new_cycles_still_go() -> None:
+    done = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, check=True, timeout=60)
+    before, left, collected = map(int, done.stdout.split())
+    assert before > 1000 > left
+    assert collected >= 1
