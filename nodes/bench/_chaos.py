@@ -48,6 +48,12 @@ RECOVERY_S = MISSED_HEARTBEATS * REPORT_INTERVAL_S + WARM_UP_S + WINDOW_S
 UNWATCHED_S = 5.0
 """Longer where the scheduler is away too: a device by itself takes a frame for lost only after this (admission)."""
 
+SHARED = "device=*,edge=edge-1,cloud=cloud-1"
+"""The fixed plan of every stream."""
+
+CAMERA = "scene:fps=2"
+"""What the other cameras see."""
+
 TOP = 5
 TOLERANCE = 1e-5
 """Of the largest output: what another memory layout in another process changes."""
@@ -66,6 +72,8 @@ class Scene:
     """Pace of the source."""
     frames: int | None = None
     tile_workers: int = 0
+    cameras: int = 0
+    """Other devices, each with a stream of its own, over the same edge and cloud; they may be hurt as well."""
     traces: Mapping[tuple[Tier, Tier], str] = field(default_factory=dict)
     scheduler: Sequence[str] = ()
     """More options of the scheduler's."""
@@ -127,7 +135,9 @@ class Chaos:
     @property
     def names(self) -> list[str]:
         """Everybody who may be hurt."""
-        return ["scheduler", "edge-1", "cloud-1", *(f"tile-{number + 1}" for number in range(self.scene.tile_workers))]
+        workers = (f"tile-{number + 1}" for number in range(self.scene.tile_workers))
+        cameras = (f"device-{number + 2}" for number in range(self.scene.cameras))
+        return ["scheduler", "edge-1", "cloud-1", *workers, *cameras]
 
     def start(self, name: str) -> Child:
         """Start a process, also one that was killed."""
@@ -136,14 +146,15 @@ class Chaos:
             log = self.folder / f"events-{len(self.faults)}.jsonl"
             arguments = [
                 "scheduler", "--reports", self.address.reports, "--plans", self.address.plans, "--model",
-                self.scene.spec, "--log", str(log), *tiles, *self.scene.scheduler,
+                self.scene.spec, "--log", str(log), "--nodes", SHARED, *tiles, *self.scene.scheduler,
             ]  # fmt: skip
         else:
             tier = name.partition("-")[0]
             arguments = [
                 tier, "--name", name, "--model", self.scene.spec, "--scheduler",
                 f"{self.address.reports},{self.address.plans}", "--torch-threads", "1",
-                *(self.links.arguments(Tier(tier)) if tier != "tile" else []),
+                *(self.links.arguments(Tier(tier)) if tier in (Tier.EDGE, Tier.CLOUD) else []),
+                *(["--source", CAMERA, "--run-dir", str(self.folder / name)] if tier == Tier.DEVICE else []),
             ]  # fmt: skip
         self.dead.discard(name)
         return self.family.start(name, arguments)

@@ -30,13 +30,13 @@ def one_thread() -> None:
 
 
 def test_a_few_faults_cost_no_frame(tmp_path: Path) -> None:
-    rampage(Chaos(tmp_path, load_model(SPEC), Scene(SPEC, video(), tile_workers=1)), seed=1, faults=4)
+    rampage(Chaos(tmp_path, load_model(SPEC), Scene(SPEC, video(), tile_workers=1, cameras=1)), seed=1, faults=4)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_fifty_faults_cost_no_frame(tmp_path: Path, builtin: LoadedModel) -> None:
-    rampage(Chaos(tmp_path, builtin, Scene("builtin", video(), fps=10.0, tile_workers=1)), seed=6, faults=50)
+    rampage(Chaos(tmp_path, builtin, Scene("builtin", video(), fps=10.0, tile_workers=1, cameras=1)), seed=6, faults=50)
 
 
 def rampage(chaos: Chaos, seed: int, faults: int) -> None:

@@ -133,7 +133,9 @@ def test_rows_of_maps_are_bit_exact_and_not_copied(case: tuple[Tensor, TensorSpe
     packed = ROWS.encode(tensor, spec)
     unpacked = ROWS.decode(bytearray(packed), spec)
     assert memoryview(packed).nbytes == spec.nbytes == ROWS.max_nbytes(spec)
-    assert torch.equal(unpacked, tensor) and unpacked.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(unpacked, tensor)
+    if spec.numel:  # of nothing, torch says that it lies neither this way nor that
+        assert unpacked.is_contiguous(memory_format=torch.channels_last)
     if last and spec.numel:
         assert torch.frombuffer(packed, dtype=torch.uint8).data_ptr() == tensor.data_ptr()
     with pytest.raises(CodecError, match="bytes"):
