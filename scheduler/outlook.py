@@ -56,15 +56,20 @@ class Outlook:
     @functools.cached_property
     def demands(self) -> Demands:
         """What all streams use; of a stream whose device is gone, nothing."""
-        used = {
+        return Demands(self._used)
+
+    @functools.cached_property
+    def _used(self) -> dict[str, Demand]:
+        return {
             name: demand_of(state, self.registry, self.now)
             for name, state in self.streams.items()
             if self.registry.usable(state.device)
         }
-        return Demands(used)
 
-    def decided(self) -> None:
-        """A stream was given another plan: what all of them use is added up anew."""
+    def decided(self, state: StreamState) -> None:
+        """A stream was given another plan: it uses something else now."""
+        if state.stream in self._used:
+            self._used[state.stream] = demand_of(state, self.registry, self.now)
         self.__dict__.pop("demands", None)
 
     def nodes(self, state: StreamState) -> list[NodeRecord]:

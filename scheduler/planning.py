@@ -182,7 +182,7 @@ class PlanDesk:
         state.expected = {
             stage.node: min(1.0, fps * (stage.decode_s + stage.compute_s + stage.encode_s)) for stage in cost.stages
         }
-        outlook.decided()
+        outlook.decided(state)
 
     def _plan_fixed(self, state: StreamState, outlook: Outlook) -> None:
         """Publish the given plan as soon as its nodes are there; name those that do not come.

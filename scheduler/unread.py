@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from scheduler.patience import Source, source_at
 
 CHECK_S = 0.1
 """What a link carries meanwhile comes on top of the bounds."""
+
+CHECK_SHARE = 0.01
+"""Of a processor that looking takes at most: the more connections, the longer it takes, and the rarer it is."""
 
 IDLE_BYTES_PER_S = 1024.0
 """Heartbeats of ZMTP, which come without any message: our own nodes send none, but others may."""
@@ -48,19 +52,20 @@ class Unread:
         self._port, self._each, self._total = port, each, total
         self._bases: dict[Source, _Base] = {}
         """One entry per connection that is up."""
-        self._checked_s = float("-inf")
+        self._due_s = float("-inf")
 
     def excessive(self, heard: set[Source], now: float) -> list[Source]:
-        """Connections that are to be shut; nothing where the last look was less than `CHECK_S` ago.
+        """Connections that are to be shut; nothing where the last look was a short while ago.
 
         Args:
             heard: who has sent a whole message since then; emptied.
             now: monotonic.
         """
-        if now - self._checked_s < CHECK_S:
+        if now < self._due_s:
             return []
-        self._checked_s = now
+        begin_s = time.thread_time()
         received = _connections(self._port)
+        self._due_s = now + max(CHECK_S, (time.thread_time() - begin_s) / CHECK_SHARE)
         self._bases = {source: base for source, base in self._bases.items() if source in received}
         for source, count in received.items():
             if source in heard or source not in self._bases:
