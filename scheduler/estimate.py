@@ -81,6 +81,11 @@ class Estimate:
         return self.value * math.exp(deviations * self.uncertainty)
 
 
+def stepped(value: float, step: float) -> float:
+    """The nearest value of a ladder whose rungs are `step` apart, as logarithms: nearly the same value is the same."""
+    return math.exp(round(math.log(value) / step) * step)
+
+
 FORGOTTEN = 1e-100
 """Samples that are left of a level after a pause of an hour or so: soon not even a number would be."""
 

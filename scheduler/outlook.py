@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.plan import Plan, Tier
+from scheduler.estimate import stepped
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.registry import NodeRecord, Registry
 from scheduler.sharing import LEAST_SHARE, Demand, Demands, sent_bps
@@ -147,7 +147,7 @@ class Outlook:
         """In steps of `STEP`: planners keep what they prepared for the same loads."""
         slowdown = node.slowdown.estimate(self.now)
         part = max(LEAST_SHARE, self.demands.node_share(state.stream, state.settings.weight, node.name))
-        return LoadEstimate(_stepped(slowdown.value / part), round(slowdown.uncertainty * 20.0) / 20.0)
+        return LoadEstimate(stepped(slowdown.value / part, STEP), round(slowdown.uncertainty * 20.0) / 20.0)
 
     def routes(self, states: Iterable[StreamState]) -> list[LinkName]:
         """The links that plans of these streams may use. Most streams have all but the device in common."""
@@ -207,12 +207,3 @@ def _alike_loads(one: LoadEstimate, other: LoadEstimate) -> bool:
         abs(one.slowdown - other.slowdown) <= 1.01 * STEP * other.slowdown
         and abs(one.uncertainty - other.uncertainty) <= UNCERTAINTY_STEP
     )
-
-
-def _rounded(value: float) -> int:
-    return round(math.log(value) / STEP)
-
-
-def _stepped(value: float) -> float:
-    """The nearest value of a ladder whose rungs are `STEP` apart."""
-    return math.exp(_rounded(value) * STEP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import ModelGraph
 from pipeline.tiling.crew import Crew
 from pipeline.tiling.fuse import SpanCosts
+from scheduler.estimate import stepped
 from scheduler.tables import SegmentTimes
 from scheduler.tiles import Grid, TileTable
 
@@ -44,10 +44,10 @@ class Workers:
         return Workers(
             self.edge,
             self.names,
-            tuple(_stepped(speed, SPEED_STEP) for speed in self.speeds),
-            _stepped(self.goodput_bps, LINK_STEP),
-            _stepped(max(self.rtt_s, LEAST_RTT_S), LINK_STEP),
-            _stepped(self.edge_slowdown, SPEED_STEP),
+            tuple(stepped(speed, SPEED_STEP) for speed in self.speeds),
+            stepped(self.goodput_bps, LINK_STEP),
+            stepped(max(self.rtt_s, LEAST_RTT_S), LINK_STEP),
+            stepped(self.edge_slowdown, SPEED_STEP),
         )
 
     def crew(self, graph: ModelGraph, times: SegmentTimes) -> Crew:
@@ -58,10 +58,6 @@ class Workers:
             goodput_bps=self.goodput_bps * self.edge_slowdown,
             latency_s=self.rtt_s / 2 / self.edge_slowdown,
         )
-
-
-def _stepped(value: float, step: float) -> float:
-    return math.exp(round(math.log(value) / step) * step)
 
 
 def tile_table(captured: CapturedModel, crew: Crew, workers: tuple[str, ...], codec: str = "fp32") -> TileTable:
