@@ -22,7 +22,7 @@ from pipeline.frames.sources import Frame
 from pipeline.frames.wire import FrameHeader
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
-from scheduler.flow import Flow, has_detour
+from scheduler.flow import Flow
 from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 
@@ -173,17 +173,27 @@ class Admission:
                 yield attempt
 
     def _has_something_to_do(self) -> bool:
-        return self._stopping or bool(self._retries) or self._can_admit() or self._is_finished()
+        now = time.monotonic()
+        if self._stopping or self._retries or self._can_admit(now) or self._is_finished():
+            return True
+        return self._stuck(now) is not None
 
-    def _can_admit(self) -> bool:
-        return self._waiting is not None and (self.ledger.has_credit or self._takes_detour(time.monotonic()))
+    def _can_admit(self, now: float) -> bool:
+        return self._waiting is not None and (self._takes_credit(now) or self._takes_detour(now))
+
+    def _takes_credit(self, now: float) -> bool:
+        return self.ledger.has_credit and not self.flow.handover.waits(self.ledger, now)
 
     def _takes_detour(self, now: float) -> bool:
-        """Whether the next frame is computed here alone, since nothing has come back for so long."""
-        if not self._may_detour or self._narrowed or not self.flow.may_be_silent(now) or not self.ledger.has_room:
-            return False
-        in_flight = self.ledger.entries()
-        return now >= self.flow.detour_s(in_flight) and not has_detour(in_flight)
+        return self.flow.takes_detour(self.ledger, self._may_go_alone, now)
+
+    def _stuck(self, now: float) -> Entry[Waiting] | None:
+        """The frame to compute here as well, since nothing comes back and no other can be begun."""
+        return self.flow.stuck(self.ledger, self._waiting is not None, self._may_go_alone, now)
+
+    @property
+    def _may_go_alone(self) -> bool:
+        return self._may_detour and not self._narrowed
 
     def _is_finished(self) -> bool:
         return self._source_ended and self._waiting is None and not self.ledger.in_flight
@@ -191,8 +201,8 @@ class Admission:
     def _next_attempt(self, now: float) -> Attempt | None:
         if self._retries:
             return self._retries.popleft()
-        if not self._can_admit() or self._waiting is None:
-            return None
+        if not self._can_admit(now) or self._waiting is None:
+            return self._double(now)
         waiting, self._waiting = self._waiting, None
         if self._takes_detour(now):
             entry = self.ledger.admit(waiting.frame.number, 0, waiting, now, credit=False)
@@ -203,6 +213,14 @@ class Admission:
         key, self._key_due = self._key_due, False
         self._changed.notify_all()
         return Attempt(self.plan, entry, key)
+
+    def _double(self, now: float) -> Attempt | None:
+        entry = self._stuck(now)
+        if entry is None:
+            return None
+        self.flow.double(entry)
+        self._retry(entry.frame, entry.attempt, "stuck", self._fallback)
+        return self._retries.popleft()
 
     def _note_first_frame(self, frame: int) -> None:
         if self.counts.first_frame is None:
@@ -225,7 +243,8 @@ class Admission:
             self.counts.frames.tick(now)
             self.counts.latency_s.add(latency_s)
             admitted_s = entry.admitted_s if entry.attempt == header.attempt else None
-            self.flow.result((header.frame, header.attempt), header.epoch, admitted_s, now)
+            queued_s = sum(hop.queue_s for hop in header.hops)
+            self.flow.result((header.frame, header.attempt), header.epoch, admitted_s, now, queued_s)
             if not self._narrowed:
                 self.ledger.window = self.flow.window
             ready = list(self.ledger.ready())

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from nodes.quiet import FewLines
+from nodes.quiet import OWN_LOG, FewLines, OwnLog
 from pipeline.errors import AnabranchError
 from pipeline.model import memory
 from traces.errors import TraceError
@@ -59,7 +59,7 @@ def _log(
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what the nodes do, on standard error."),
 ) -> None:
     level = logging.INFO if verbose or os.environ.get("ANABRANCH_LOG") == "info" else logging.WARNING
-    handler = logging.StreamHandler(sys.stderr)
+    handler = OwnLog(sys.stderr, os.environ.get(OWN_LOG, ""))
     handler.addFilter(FewLines())
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[handler])
 

@@ -89,7 +89,8 @@ def build_core(deciding: Deciding) -> tuple[Core, bytes]:
     """
     graph = read_graph(deciding.graph) if deciding.graph else _graph(deciding)
     settings = StreamSettings(planner=deciding.planner, objective=deciding.objective, plan=_fixed_plan(deciding, graph))
-    config = CoreConfig(deciding.incarnation, model=graph.fingerprint, settings=settings)
+    links = None if deciding.links is None else frozenset(read_links(deciding.links))
+    config = CoreConfig(deciding.incarnation, model=graph.fingerprint, settings=settings, links=links)
     core = SchedulerCore(_advisor(deciding, graph), config)
     header = _header(deciding, graph, settings)
     if deciding.planner == ORACLE:

@@ -57,7 +57,7 @@ class DeviceNode(Node):
         super().__init__(settings, model, Tier.DEVICE, self._take_local)
         self.stream = stream
         self._emit = emit
-        self._fallback = device_only(stream.stream, settings.name, model.captured.graph)
+        self._fallback = device_only(stream.stream, settings.name, model.captured.graph.fingerprint)
         self.admission = Admission(stream.stream, self._fallback, self.epochs, stream.admit)
         self._local: Handoff[Message] = Handoff(8)
         self._events: list[NodeEvent] = []

@@ -13,15 +13,17 @@ import socket as sockets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 from zmq.utils.z85 import encode as z85
 
-from nodes.keys import Keyring, Purpose
+from nodes.keys import Keyring, Peer, Purpose
 from nodes.quiet import LINES, WINDOW_S
+from scheduler.patience import shut
+from scheduler.unread import connections
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class Gate:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keyring: Keyring | None) -> None:
         self._context = context
         self._keyring = keyring
+        self._allowed: Mapping[str, Peer] = {} if keyring is None else keyring.peers
         self._doors: dict[zmq.Socket[bytes], Door] = {}
         self._troubles: OrderedDict[str, Trouble] = OrderedDict()
         self._open: OrderedDict[str, None] = OrderedDict()
@@ -172,6 +175,8 @@ class Gate:
                         self._answer(socket)
                     else:
                         self._read(socket, doors[socket])
+                if self._keyring is not None:
+                    self._review(self._keyring.peers, doors.values())
         except zmq.ContextTerminated:
             pass  # the node stops: all its sockets are closed by now
         finally:
@@ -205,6 +210,21 @@ class Gate:
             self._tell(told, "%s: node %s from %s is refused: its role is %s", purpose, who[0], address, who[1])
             return None
         return who
+
+    def _review(self, allowed: Mapping[str, Peer], doors: Iterable[Door]) -> None:
+        """Where somebody is not allowed any more, break all connections to this node: who still is comes back.
+
+        ZeroMQ does not tell which connection a key came by, and once let in, nobody is asked again.
+        """
+        gone = [name for name, peer in self._allowed.items() if allowed.get(name) != peer]
+        self._allowed = allowed
+        if not gone:
+            return
+        logger.warning("no longer allowed: %s; everybody who is connected has to show his key again", ", ".join(gone))
+        for door in doors:
+            port = door.endpoint.rpartition(":")[2]
+            for source in connections(int(port)) if door.purpose and port.isdigit() else ():
+                shut(source)
 
     # --- who does not
 

@@ -54,14 +54,15 @@ def receive(
     with socket:
         unread = Unread(bound_port(socket), MAX_UNREAD_BYTES, MAX_UNREAD_IN_ALL)
         while not stopping.is_set():
-            is_due = socket.poll(POLL_MS)
-            links.door.turn_out(unread.excessive(heard, time.monotonic()))
-            incoming = _next(socket, links, heard) if is_due else None
+            incoming = _next(socket, links, heard) if socket.poll(POLL_MS) else None
             if incoming is not None:
                 try:
                     take(incoming)
                 except Closed:
                     return
+                # Behind the message, for whoever waits for it: figures, and a look at all connections, take a while.
+                links.saw(incoming.message, incoming.received_s)
+            links.door.turn_out(unread.excessive(heard, time.monotonic()))
 
 
 def _next(socket: zmq.Socket[bytes], links: LinkMeter, heard: set[Source]) -> Incoming | None:
@@ -79,7 +80,6 @@ def _next(socket: zmq.Socket[bytes], links: LinkMeter, heard: set[Source]) -> In
         logger.warning("message from %s dropped: %s", "a peer" if source is None else source.label, error)
         links.door.blame(source, error)
         return None
-    links.saw(message, received_s)
     return Incoming(message, received_s, source)
 
 

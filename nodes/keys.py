@@ -276,6 +276,19 @@ def allow(folder: Path, name: str, key: str, role: Role, replace: bool = False) 
     write_allowed(file, {**others, name: peer})
 
 
+def remove(folder: Path, name: str) -> None:
+    """Take a node out of `allowed.toml`; its secret, where it is here, stays.
+
+    Raises:
+        KeysError: no such node, or the file cannot be written.
+    """
+    file = folder / ALLOWED
+    peers = read_allowed(file)
+    if name not in peers:
+        raise KeysError(f"node {name}", f"not in {file}", f"it has {', '.join(peers)}")
+    write_allowed(file, {other: peer for other, peer in peers.items() if other != name})
+
+
 def new_key(folder: Path, name: str, role: Role) -> Peer:
     """Make a node's pair: the secret in `NAME.secret`, readable by its owner alone, the public key in `allowed.toml`.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from nodes.quiet import OWN_LOG
 from pipeline.errors import NodeError
 
 STOP_TIMEOUT_S = 10.0
@@ -70,12 +71,12 @@ class Family:
 
     def start(self, name: str, arguments: Sequence[str]) -> Child:
         """Start `anabranch ARGUMENTS` under a name; its log goes to a file of that name."""
-        log = self._logs / f"{name}.log"
+        log = (self._logs / f"{name}.log").resolve()
         with log.open("a") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "nodes", *arguments, "--child"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                env=self._environment, start_new_session=True,
+                env={**self._environment, OWN_LOG: str(log)}, start_new_session=True,
             )  # fmt: skip
         child = Child(name, process, log)
         self.children[name] = child

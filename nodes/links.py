@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 
 from pipeline.frames.wire import FrameHeader, Head, Message, Ping, Pong, Probe, Tile, TileDone
 from scheduler.patience import Doorkeeper
 from scheduler.reports import LinkReport
 from scheduler.timing import CrossingLog, RoundTrip
 
-MAX_PEERS = 64
-"""Links that a node keeps figures of; the one heard of longest ago is forgotten first."""
+MAX_PEERS = 248
+"""Links from nodes that this one knows that it keeps figures of; the one heard of longest ago is forgotten first."""
+
+MAX_STRANGERS = 8
+"""The same for peers that no plan has named yet: who makes names up pushes out no link of a stream."""
 
 MAX_ECHO_S = 60.0
 """A ping that is answered later than this is not taken for one."""
@@ -21,11 +26,17 @@ NS = 1e-9
 
 
 class LinkMeter:
-    """Crossings, round trips and refused messages, by peer. Written by the receiver, read by the control thread."""
+    """Crossings, round trips and refused messages, by peer. Written by the receiver, read by the control thread.
 
-    def __init__(self) -> None:
+    Args:
+        is_known: whether a name is that of a node of a plan.
+    """
+
+    def __init__(self, is_known: Callable[[str], bool] = lambda _: True) -> None:
         self.door = Doorkeeper()
+        self._is_known = is_known
         self._logs: OrderedDict[str, CrossingLog] = OrderedDict()
+        self._strangers: OrderedDict[str, CrossingLog] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -37,7 +48,7 @@ class LinkMeter:
     def peers(self) -> tuple[str, ...]:
         """Nodes that have sent something."""
         with self._lock:
-            return tuple(self._logs)
+            return (*self._logs, *self._strangers)
 
     def saw(self, message: Message, received_s: float, held: bool = False) -> None:
         """Take any message that came in whole at `received_s`, monotonic.
@@ -65,20 +76,30 @@ class LinkMeter:
         """Whether a link has changed so much that the scheduler should hear of it at once."""
         now = time.monotonic()
         with self._lock:
-            return any(log.jumped(now) for log in self._logs.values())
+            return any(log.jumped(now) for log in self._all())
 
     def reports(self) -> tuple[LinkReport, ...]:
         """What came in since the last call, by peer."""
         now = time.monotonic()
         with self._lock:
-            return tuple(log.take(now) for log in self._logs.values())
+            return tuple(log.take(now) for log in self._all())
+
+    def _all(self) -> Iterator[CrossingLog]:
+        return itertools.chain(self._logs.values(), self._strangers.values())
 
     def _log(self, peer: str) -> CrossingLog:
-        log = self._logs.setdefault(peer, CrossingLog(peer))
-        self._logs.move_to_end(peer)
-        while len(self._logs) > MAX_PEERS:
-            self._logs.popitem(last=False)
-        return log
+        if peer in self._logs or self._is_known(peer):
+            log = self._logs.get(peer) or self._strangers.pop(peer, None) or CrossingLog(peer)
+            return _keep(self._logs, peer, log, MAX_PEERS)
+        return _keep(self._strangers, peer, self._strangers.get(peer) or CrossingLog(peer), MAX_STRANGERS)
+
+
+def _keep(logs: OrderedDict[str, CrossingLog], peer: str, log: CrossingLog, most: int) -> CrossingLog:
+    logs[peer] = log
+    logs.move_to_end(peer)
+    while len(logs) > most:
+        logs.popitem(last=False)
+    return log
 
 
 def _is_plausible(pong: Pong, returned_s: float) -> bool:

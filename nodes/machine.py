@@ -6,20 +6,16 @@ import hashlib
 import logging
 import os
 import platform
-import statistics
-import time
 from pathlib import Path
 
-import msgspec
 import torch
 
 from nodes.profiler import ProfilerSettings, profile_node
-from nodes.stage import EmulatedSpeed
 from pipeline.errors import ConfigError
 from pipeline.model.capture import CapturedModel
-from pipeline.model.graph import INPUT
-from pipeline.plan import device_only
-from pipeline.stage import prepare
+from pipeline.model.graph import TensorSpec
+from pipeline.packing.catalogue import offered
+from pipeline.packing.sessions import open_decoder, open_encoder
 from scheduler.catalogue import slowed
 from scheduler.profile import Profile, load
 
@@ -27,9 +23,6 @@ logger = logging.getLogger(__name__)
 
 BUDGET_S = 10.0
 """Time spent on measuring where nobody asked for a profile; `anabranch profile` takes longer and is more exact."""
-
-RHYTHM_FRAMES = 9
-"""Frames by which an emulated node is timed."""
 
 
 def machine_profile(captured: CapturedModel, torch_device: str = "cpu") -> Profile:
@@ -50,10 +43,7 @@ def machine_profile(captured: CapturedModel, torch_device: str = "cpu") -> Profi
 
 
 def emulated_profile(captured: CapturedModel, node: str, speed: float, torch_device: str = "cpu") -> Profile:
-    """The profile of a node that runs at a share of this machine's speed.
-
-    A slower node sleeps after each frame, and may find colder caches than a measurement that goes from frame to frame;
-    what that adds is emulated along. So the whole network is timed in that rhythm, once.
+    """The profile of a machine at a share of this one's speed, as nodes emulate it (`--emulate-profile`).
 
     Args:
         captured: the network.
@@ -61,38 +51,7 @@ def emulated_profile(captured: CapturedModel, node: str, speed: float, torch_dev
         speed: in (0, 1].
         torch_device: `cpu` or `cuda`.
     """
-    profile = machine_profile(captured, torch_device)
-    if speed >= 1.0:
-        return slowed(profile, node, 1.0)
-    path = cache_folder() / f"{captured.graph.fingerprint}-{_machine(torch_device)}-at-{speed:g}.json"
-    try:
-        return msgspec.structs.replace(load(path, captured.graph), node=node)
-    except ConfigError:
-        logger.info("no profile at %s yet: measuring", path)
-    found = slowed(profile, node, speed)
-    times = found.bind(captured.graph)
-    rhythm = _frame_s(captured, speed, torch_device) / times.segment_s(0, len(captured.graph.cuts) - 1)
-    found = slowed(profile, node, speed / float(rhythm))
-    _keep(found, path)
-    return found
-
-
-def _frame_s(captured: CapturedModel, speed: float, torch_device: str) -> float:
-    """Median seconds of a frame of the whole network at an emulated speed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        program = prepare(captured, device_only("rhythm", "device", captured.graph), 0, torch_device)
-        compute = EmulatedSpeed(speed).around(program.compute)
-        inputs = {INPUT: torch.randint(0, 256, captured.example.shape, dtype=torch.uint8)}
-        times = []
-        for _ in range(RHYTHM_FRAMES):
-            begin = time.monotonic()
-            compute(inputs)
-            times.append(time.monotonic() - begin)
-        return statistics.median(times)
-    finally:
-        torch.set_num_threads(threads)
+    return slowed(machine_profile(captured, torch_device), node, speed)
 
 
 def _keep(profile: Profile, path: Path) -> None:
@@ -101,6 +60,14 @@ def _keep(profile: Profile, path: Path) -> None:
         profile.save(path)
     except OSError as error:
         logger.warning("profile not kept: %s", error)
+
+
+def compile_codecs() -> None:
+    """Compile what codecs run, where no process of this machine has: it takes a node seconds, beside its frames."""
+    spec = TensorSpec("example", (1, 4, 4, 4), "float32", unsigned=True)
+    for codec in offered(spec):
+        packed = open_encoder(codec).encode(torch.zeros(spec.shape), spec, 0, True)
+        open_decoder(codec).decode(bytearray(packed), spec, 0)
 
 
 def cache_folder() -> Path:

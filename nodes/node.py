@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 import zmq
 
 from nodes.agent import REPORT_INTERVAL_S, Agent, Identity, SchedulerAddress
 from nodes.batches import Batches
+from nodes.emulation import EmulatedSpeed
 from nodes.epochs import EpochStore
 from nodes.keys import Keyring
 from nodes.links import LinkMeter, answer
 from nodes.outlet import Directory, Outlet
-from nodes.sockets import SocketFactory
-from nodes.stage import Deliver, EmulatedSpeed, StageLoop
+from nodes.sockets import FRAMES_HWM, TILES_HWM, SocketFactory
+from nodes.stage import Deliver, StageLoop
 from nodes.telemetry import LoadMeter
 from pipeline.frames.wire import MAX_PROBE_BYTES, Message, Ping, Pong, Probe
+from pipeline.model import memory
 from pipeline.model.layouts import Layout
 from pipeline.model.spec import LoadedModel
 from pipeline.plan import Plan, Tier
 from pipeline.stage import SegmentCache, StageProgram, prepare
 from scheduler.commands import Announcement, Command, ProbeOrder
+from scheduler.profile import load as load_profile
 from scheduler.reports import Endpoints, QueueReport, Report
+from scheduler.tables import SegmentTimes
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +55,8 @@ class NodeSettings:
     """How segments run; None for the fastest, which may differ from node to node, and so may the last bits."""
     emulate_speed: float = 1.0
     """Fraction of this machine's speed that the node pretends to have."""
+    emulate_profile: Path | None = None
+    """Profile of the machine that the node pretends to be; untiled segments take the time that it says."""
     insecure: bool = False
     batches: Batches = Batches.EXACT
     """Which frames that wait an edge or cloud node computes together."""
@@ -66,6 +74,7 @@ class Node:
     def __init__(
         self, settings: NodeSettings, model: LoadedModel, tier: Tier | None, deliver: Deliver | None = None
     ) -> None:
+        self._emulated = _emulated_times(settings, model)
         self.settings = settings
         self.model = model
         self.tier = tier
@@ -74,13 +83,14 @@ class Node:
         self.factory = SocketFactory(zmq.Context(), settings.insecure, settings.keys)
         self._segments = SegmentCache(model.captured, settings.torch_device, settings.layout)
         self.epochs = EpochStore(self.build, on_change=self.changed)
-        outlet = Outlet(settings.name, self.factory, self.directory)
+        outlet = Outlet(settings.name, self.factory, self.directory, TILES_HWM if tier is None else FRAMES_HWM)
         batches = settings.batches if tier in (Tier.EDGE, Tier.CLOUD) else Batches.OFF
         self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver, batches)
         self.speed = EmulatedSpeed(settings.emulate_speed)
         self.stopping = threading.Event()
         self.agent: Agent | None = None
-        self._load = LoadMeter(alone=settings.emulate_speed < 1.0)
+        self._trimmer = memory.Trimmer()
+        self._load = LoadMeter(alone=settings.emulate_speed < 1.0 or self._emulated is not None)
 
     @property
     def name(self) -> str:
@@ -94,7 +104,9 @@ class Node:
         settings = self.settings
         hop = plan.hop_of(self.name)
         program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout, self._segments)
-        return replace(program, compute=self.speed.around(program.compute))
+        times = self._emulated
+        frame_s = None if times is None else times.seconds(program.start.index, program.end.index)
+        return replace(program, compute=self.speed.around(program.compute, frame_s))
 
     def start(self) -> Endpoints:
         """Bind the inbox and start the threads; returns where peers reach this node."""
@@ -164,6 +176,7 @@ class Node:
 
     def enrich(self, report: Report) -> Report:
         """Add to a bare report all that this node knows."""
+        self._trimmer.look(time.monotonic())
         self.ping_peers()
         return msgspec.structs.replace(
             report,
@@ -189,3 +202,11 @@ class Node:
             QueueReport(name, len(handoff), handoff.bound, drops if name == "arrived" else {})
             for name, handoff in self.loop.handoffs.items()
         )
+
+
+def _emulated_times(settings: NodeSettings, model: LoadedModel) -> SegmentTimes | None:
+    """What segments take on the machine that the node pretends to be; None where it is this one, or a share of it."""
+    if settings.emulate_profile is None:
+        return None
+    graph = model.captured.graph
+    return load_profile(settings.emulate_profile, graph).bind(graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -12,10 +13,10 @@ from typing import TypeVar
 
 import zmq
 
-from nodes.sockets import RETRY_S, SocketFactory
+from nodes.sockets import FRAMES_HWM, RETRY_S, SocketFactory
 from pipeline.errors import KeysError, NodeError
 from pipeline.frames import wire
-from pipeline.frames.wire import DropNotice, Head, Message, Probe
+from pipeline.frames.wire import DropNotice, Head, Message, Probe, Tile, TileDone
 from pipeline.plan import Plan
 from scheduler.estimate import MIN_MESSAGE_BYTES
 from scheduler.reports import Endpoints
@@ -29,6 +30,12 @@ MAX_PEERS = 256
 PROBE_AHEAD_S = 0.002
 """A probe's head goes out so long before it: sent together they share a packet, and a third of a probe of 4 KiB would
 seem to take no time. Frames are larger, and are not held up for it."""
+
+HEAD_PAUSE_S = 0.1
+"""Of tiles and their outputs to one peer only one in so long has a head before it: they are many, a link is measured as
+well by some of them, and a worker waits for what comes behind a head."""
+
+_NOWHERE = Endpoints()
 
 T = TypeVar("T")
 
@@ -90,6 +97,11 @@ class Directory:
         """The results inbox of the device that `stream` starts at; empty where it is not known."""
         return self._endpoints(self.origin(stream)).results
 
+    def knows(self, node: str) -> bool:
+        """Whether an announcement, the scheduler or this node's own settings have named that node."""
+        with self._lock:
+            return node in self._peers or node in self._pinned
+
     def is_current(self, node: str, endpoint: str) -> bool:
         """Whether a node is to be reached there, as far as is known; it has other addresses once it starts anew."""
         endpoints = self._endpoints(node)
@@ -98,8 +110,8 @@ class Directory:
     def _endpoints(self, node: str) -> Endpoints:
         """Pinned addresses (a shaped link, a tunnel) go before announced ones, field by field."""
         with self._lock:
-            pinned, announced = self._pinned.get(node, Endpoints()), self._peers.get(node, Endpoints())
-        return _first(pinned, announced)
+            pinned, announced = self._pinned.get(node), self._peers.get(node, _NOWHERE)
+        return announced if pinned is None else _first(pinned, announced)
 
 
 def _first(one: Endpoints, other: Endpoints) -> Endpoints:
@@ -119,10 +131,12 @@ def _remember(known: OrderedDict[str, T], news: Mapping[str, T]) -> None:
 class Outlet:
     """The PUSH sockets of one thread. Use it as a context manager in that thread; others may `try_tile`."""
 
-    def __init__(self, name: str, factory: SocketFactory, directory: Directory) -> None:
+    def __init__(self, name: str, factory: SocketFactory, directory: Directory, queue: int = FRAMES_HWM) -> None:
         self._name = name
         self._factory = factory
-        self._directory = directory
+        self.directory = directory
+        self._queue = queue
+        """Messages that may wait for each peer."""
         self._sockets: OrderedDict[tuple[str, str], zmq.Socket[bytes]] = OrderedDict()
         """By node and endpoint: another node at the same address has another key."""
         self._guest: _Guest | None = None
@@ -130,6 +144,8 @@ class Outlet:
         self._lock = threading.Lock()
         """Held while sockets are used: ZeroMQ's may pass from thread to thread, but not be used by two at once."""
         self._closed = False
+        self._headed_s: dict[tuple[str, str], float] = {}
+        """When a tile's head was last sent, by node and endpoint; of those that are in `_sockets`."""
         self._stuck: set[str] = set()
         """Endpoints that took nothing last time: they get one try without waiting, or every frame would wait anew."""
 
@@ -154,9 +170,9 @@ class Outlet:
         """
         if hop + 1 < len(plan.stages):
             node = plan.stages[hop + 1].node
-            self._send(node, self._directory.frames(node), message)
+            self._send(node, self.directory.frames(node), message)
         else:
-            self._send(plan.stages[0].node, self._directory.results(plan.stream), message)
+            self._send(plan.stages[0].node, self.directory.results(plan.stream), message)
 
     def send_tile(self, node: str, message: Message, wait: bool = True) -> None:
         """Send a tile, its output, or what is said about them; without `wait`, only if the peer takes it at once.
@@ -164,12 +180,14 @@ class Outlet:
         Raises:
             Undeliverable: the peer is unknown, or does not take it.
         """
-        self._send(node, self._directory.tiles(node), message, wait)
+        self._send(node, self.directory.tiles(node), message, wait)
 
     def try_tile(self, node: str, message: Message) -> bool:
         """From any thread: send a tile, or its output, if that takes no waiting.
 
-        Waking another thread to do it costs more than a send that copies nothing.
+        Waking another thread to do it costs more than a send that copies nothing. ZeroMQ's own thread, which moves the
+        bytes, is let in at once: the caller goes on computing, and on a machine with no idle core that thread would get
+        its turn with the next tick of the clock (up to 4 ms).
 
         Returns:
             False where it is not sent: the outlet is in use or closed, or the peer is unknown or takes nothing now.
@@ -177,20 +195,19 @@ class Outlet:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            if self._closed:
-                return False
-            self._put(node, self._directory.tiles(node), message, wait=False)
+            self._put(node, self.directory.tiles(node), message, wait=False)
         except Undeliverable:
             return False
         finally:
             self._lock.release()
+        _let_in()
         return True
 
     def notify(self, notice: DropNotice) -> None:
         """Tell the stream's device that a frame is given up; it finds out by itself where this fails."""
         try:
-            device = self._directory.origin(notice.stream)
-            self._send(device, self._directory.results(notice.stream), Message(notice))
+            device = self.directory.origin(notice.stream)
+            self._send(device, self.directory.results(notice.stream), Message(notice))
         except Undeliverable:
             return
 
@@ -199,11 +216,13 @@ class Outlet:
         now = time.monotonic()
         with self._lock:
             self._see_off(now)
+            if self._closed:
+                return
             if endpoint:
                 self._answer(node, endpoint, message, now)
                 return
         try:
-            self._send(node, self._directory.inbox(node), message)
+            self._send(node, self.directory.inbox(node), message)
         except Undeliverable:
             return
 
@@ -230,18 +249,23 @@ class Outlet:
     def _put(self, node: str, endpoint: str, message: Message, wait: bool) -> None:
         if not endpoint:
             raise Undeliverable(f"node {node}", "its address is not known", "check that it runs and reports")
+        if self._closed:  # a socket opened now would be closed by nobody
+            raise Undeliverable(f"node {node}", "this node is stopping")
         socket = self._socket(node, endpoint)
         flags = 0 if wait and endpoint not in self._stuck else zmq.DONTWAIT
         try:
-            if message.payload_bytes >= MIN_MESSAGE_BYTES:
+            if self._needs_head(node, endpoint, message):
                 ahead_s = PROBE_AHEAD_S if isinstance(message.header, Probe) else 0.0
                 socket.send_multipart(wire.encode(Message(Head(self._name, message.payload_bytes, ahead_s))), flags)
+                if _is_tile(message):
+                    self._note_head(node, endpoint)
                 if ahead_s:
                     time.sleep(ahead_s)
             socket.send_multipart(wire.encode(message), flags, copy=False)
             self._stuck.discard(endpoint)
         except zmq.Again as error:
-            self._stuck.add(endpoint)
+            if not flags:  # a queue that is full for a moment is no peer that takes nothing
+                self._stuck.add(endpoint)
             trouble = self._factory.trouble(endpoint)
             if trouble is None:
                 raise Undeliverable(f"node {node}", f"takes nothing at {endpoint}", "check that it runs") from error
@@ -250,12 +274,21 @@ class Outlet:
                 self._sockets.pop((node, endpoint)).close()
             raise Undeliverable(f"node {node}", trouble.text) from error
 
+    def _needs_head(self, node: str, endpoint: str, message: Message) -> bool:
+        if _is_tile(message) and time.monotonic() < self._headed_s.get((node, endpoint), float("-inf")) + HEAD_PAUSE_S:
+            return False
+        return message.payload_bytes >= MIN_MESSAGE_BYTES
+
+    def _note_head(self, node: str, endpoint: str) -> None:
+        self._headed_s = {key: at_s for key, at_s in self._headed_s.items() if key in self._sockets}
+        self._headed_s[node, endpoint] = time.monotonic()
+
     def _socket(self, node: str, endpoint: str) -> zmq.Socket[bytes]:
         key = (node, endpoint)
         if key not in self._sockets:
             self._close_former(node)
             try:
-                self._sockets[key] = self._factory.push(endpoint, node)
+                self._sockets[key] = self._factory.push(endpoint, node, queue=self._queue)
             except KeysError as error:
                 raise Undeliverable(error.thing, error.condition, error.mend) from error
         self._sockets.move_to_end(key)
@@ -267,6 +300,16 @@ class Outlet:
 
     def _close_former(self, node: str) -> None:
         """Close what leads to where a node was before it started anew."""
-        for key in [key for key in self._sockets if key[0] == node and not self._directory.is_current(*key)]:
+        for key in [key for key in self._sockets if key[0] == node and not self.directory.is_current(*key)]:
             self._sockets.pop(key).close()
             self._stuck.discard(key[1])
+
+
+def _let_in() -> None:
+    """Have threads run that wait for this one's core."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
+
+
+def _is_tile(message: Message) -> bool:
+    return isinstance(message.header, Tile | TileDone)

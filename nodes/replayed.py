@@ -76,8 +76,11 @@ class TrueRates:
         self._look()
         found = {}
         for name, link in self._links.items():
-            begin_s = 0.0 if link.start_s is None else now - link.start_s
-            mean_bps = float(self._traces[name].bits_between(begin_s, begin_s + horizon_s)) / horizon_s
+            trace, begin_s = self._traces[name], link.start_s
+            if begin_s is None:
+                mean_bps = trace.opening_bps
+            else:
+                mean_bps = float(trace.bits_between(now - begin_s, now - begin_s + horizon_s)) / horizon_s
             found[self._hops[name]] = LinkEstimate(max(1.0, mean_bps), 2.0 * link.delay_s)
         return found
 

@@ -31,6 +31,10 @@ from pipeline.plan import Plan
 logger = logging.getLogger(__name__)
 
 
+LIVE_RESULTS_BYTES = 2 << 30
+"""Of a source without an end: a day at 30 frames/s; the newest one to two days are kept."""
+
+
 @dataclass(frozen=True)
 class SessionSettings:
     """What a device does with which source."""
@@ -177,7 +181,8 @@ class DeviceSession:
     def _open_sinks(self, stack: contextlib.ExitStack) -> None:
         if self.settings.run_dir is not None:
             create_run_folder(self.settings.run_dir)
-            self.sinks.append(JsonLines(self.settings.run_dir / "results.jsonl"))
+            most_bytes = LIVE_RESULTS_BYTES if self.source.live else None
+            self.sinks.append(JsonLines(self.settings.run_dir / "results.jsonl", most_bytes))
         if self.settings.annotate is not None:
             self.sinks.append(Background(AnnotatedVideo(self.settings.annotate, self.source.fps)))
         for sink in self.sinks:
@@ -201,6 +206,7 @@ class DeviceSession:
             latency_s=outcome.latency_s,
             hops=header.hops,
             truth=self._known(frame.truth),
+            admitted_s=outcome.admitted_s,
         )
 
     def _known(self, truth: int | str | None) -> int | str | None:

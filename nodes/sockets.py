@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 FRAMES_HWM = 4
 """Messages queued per peer on a data socket. The credit window is the real bound; this one only catches strays."""
 
+TILES_HWM = 64
+"""The same between an edge node and its tile workers: a frame's tiles, and what goes ahead of each, are sent in one go.
+A worker that answers no more is given none after its first deadline."""
+
 CONTROL_HWM = 1000
 """Messages queued per peer on a report or plan socket; the oldest state is re-published, so a drop costs a beat."""
 
@@ -68,9 +72,11 @@ class SocketFactory:
         socket = self._socket(zmq.PULL, FRAMES_HWM, MAX_TENSOR_BYTES)
         return socket, self._bind(socket, endpoint, purpose)
 
-    def push(self, endpoint: str, node: str = "", send_timeout_ms: int = 2000) -> zmq.Socket[bytes]:
+    def push(
+        self, endpoint: str, node: str = "", send_timeout_ms: int = 2000, queue: int = FRAMES_HWM
+    ) -> zmq.Socket[bytes]:
         """An outbox to one node. Sends only where a connection is (IMMEDIATE), and gives up after the time-out."""
-        socket = self._socket(zmq.PUSH, FRAMES_HWM, MAX_HEADER_BYTES)
+        socket = self._socket(zmq.PUSH, queue, MAX_HEADER_BYTES)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.SNDTIMEO, send_timeout_ms)
         return self._connect(socket, endpoint, node)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from pipeline.errors import AnabranchError, CodecError, WireError
 from pipeline.frames import wire
 from pipeline.frames.wire import DropNotice, FrameHeader, Head, Hop, Message, Ping, Pong, Probe
 from pipeline.packing.sessions import MissingReference
-from pipeline.stage import Compute, StageProgram
+from pipeline.stage import StageProgram
 from scheduler.meter import StageMeter
 from scheduler.patience import Source
 
@@ -37,8 +36,6 @@ logger = logging.getLogger(__name__)
 ARRIVALS = 64
 """Messages received and not yet unpacked. The devices' credit windows keep it far below; beyond it TCP pushes back."""
 
-RECENT = 32
-"""Frames by which the speed of an emulated node goes."""
 
 Item = TypeVar("Item")
 
@@ -88,34 +85,6 @@ Deliver = Callable[[FrameHeader, Sequence[wire.Buffer]], None]
 """Takes the result of a plan whose last stage is on the device itself."""
 
 
-class EmulatedSpeed:
-    """Makes a node slower by sleeping behind its computing, so that a slow device costs no CPU."""
-
-    def __init__(self, factor: float = 1.0) -> None:
-        self.factor = factor
-
-    def around(self, compute: Compute) -> Compute:
-        """`compute`, made slower; as it is where the speed is the real one.
-
-        What else keeps this machine busy is not the emulated node's business: what counts is the thread's own time, and
-        of that the least of the last frames, since neighbours on the same memory and caches make it longer as well.
-        """
-        if self.factor >= 1.0:
-            return compute
-        recent: dict[int, deque[float]] = {}
-
-        def slowed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            batch = next((len(tensor) for tensor in tensors.values()), 1)
-            times = recent.setdefault(batch, deque(maxlen=RECENT))
-            wall_s, own_s = time.monotonic(), time.thread_time()
-            made = compute(tensors)
-            times.append(time.thread_time() - own_s)
-            time.sleep(max(0.0, min(times) / self.factor - (time.monotonic() - wall_s)))
-            return made
-
-        return slowed
-
-
 class StageLoop:
     """Runs this node's stage of every frame that comes in.
 
@@ -142,7 +111,7 @@ class StageLoop:
         self.epochs = epochs
         self.outlet = outlet
         self.meter = StageMeter()
-        self.links = LinkMeter()
+        self.links = LinkMeter(outlet.directory.knows)
         self._deliver = deliver
         self._arrived: Handoff[Arrival] = Handoff(ARRIVALS)
         self._unpacked: Handoff[Work] = Handoff(1 if batches is Batches.OFF else max(SIZES))

@@ -7,7 +7,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
@@ -18,13 +19,17 @@ from nodes.node import Node, NodeSettings
 from nodes.outlet import Undeliverable
 from nodes.tiles.layout import tile_specs
 from nodes.tiles.post import RAW, pack_tile, try_codec, unpack_tile
-from pipeline.errors import AnabranchError, ModelMismatch
+from pipeline.errors import AnabranchError, ModelMismatch, WireError
 from pipeline.frames.wire import Head, Hop, Message, Ping, Pong, Probe, Tile, TileDone, TileOrder, TileReady, TileTask
+from pipeline.model.function import inference
 from pipeline.model.graph import TensorSpec
+from pipeline.model.kept import Kept
 from pipeline.model.spec import LoadedModel
 from pipeline.packing import codec
+from pipeline.plan import in_chains
 from pipeline.tiling.execute import TiledStack
 from pipeline.tiling.regions import Interval, Region
+from pipeline.tiling.resident import Gets, Rows, Strips, given, given_rows, lacked, specs_of, taken
 from scheduler.patience import Source
 from scheduler.reports import Endpoints, QueueReport
 
@@ -35,6 +40,13 @@ MAX_ORDERS = 32
 
 MAX_STACKS = 64
 """Fused stacks that it keeps the programs of."""
+
+MAX_CHAINS = 16
+"""Chains begun and not ended, over all edge nodes, of each of which the strips that are of use still are held; the one
+used longest ago is forgotten first. A stage of an edge node has one at a time."""
+
+WARM_RUNS = 3
+"""Of every tile of an order: the first finds its program unwritten, and of the others the faster one counts."""
 
 ARRIVALS = 16
 """Tiles received and not yet computed; an edge node has one per stack and worker under way."""
@@ -49,6 +61,35 @@ class Task:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     codec: str
+    gets: Gets | None = None
+    """Of a strip in a chain, the rows that come; None for the tile of a stack by itself."""
+    gives: Rows = ()
+    """Rows of each output that go back."""
+    chained: bool = False
+    """Whether it goes on with what is held of the task before."""
+    kept: frozenset[str] = frozenset()
+    """Tensors that later tasks of the chain need; none at its end."""
+
+
+@dataclass
+class Held:
+    """A chain of one frame, between two of its tasks."""
+
+    order: int
+    chain: int
+    next_task: int
+    strips: Strips = field(default_factory=Strips)
+    done: Task | None = None
+    """Its last task, whose maps are not yet among the strips."""
+    made: dict[str, Tensor] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Put what the last task made to what is held, and let go of what no later one needs."""
+        if self.done is not None:
+            for name, tensor in self.made.items():
+                self.strips.put(self.done.stack, name, (self.done.region.rows,), tensor)
+            self.strips.keep(self.done.kept)
+            self.done, self.made = None, {}
 
 
 @dataclass(frozen=True)
@@ -73,6 +114,8 @@ class Answer:
     compute_s: float = 0.0
     endpoint: str = ""
     """Where to, if not to the edge node's inbox."""
+    hop: Hop | None = None
+    """Of outputs that are packed: what they took, to be counted once they are gone."""
 
 
 class TileNode(Node):
@@ -81,7 +124,10 @@ class TileNode(Node):
     def __init__(self, settings: NodeSettings, model: LoadedModel) -> None:
         super().__init__(settings, model, None)
         self._orders: OrderedDict[tuple[str, int], tuple[Task, ...]] = OrderedDict()
-        self._stacks: OrderedDict[tuple[str, str], TiledStack] = OrderedDict()
+        captured, layout = model.captured, settings.layout
+        self._stacks = Kept(MAX_STACKS, lambda start, end: TiledStack(captured, start, end, layout=layout))
+        self._chains: OrderedDict[tuple[str, str, int], Held] = OrderedDict()
+        """By edge node, stream and epoch; of the computing thread alone."""
         self._lock = threading.Lock()
         self._arrived: Handoff[Asked] = Handoff(ARRIVALS)
         self._ordered: Handoff[TileOrder] = Handoff(MAX_ORDERS)
@@ -164,7 +210,7 @@ class TileNode(Node):
                     "start all nodes with the same model and weights",
                 )  # fmt: skip
             codec.get(order.codec)
-            tasks = tuple(self._task(task, order.codec) for task in order.tasks)
+            tasks = self._tasks(order)
             seconds = tuple(self._warmed(task) for task in tasks)
         except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
             logger.warning("order of %s refused: %s", order.node, error)
@@ -175,65 +221,113 @@ class TileNode(Node):
                 self._orders.popitem(last=False)
         return TileReady(self.name, order.order, seconds)
 
-    def _task(self, task: TileTask, codec_name: str) -> Task:
-        key = (task.start, task.end)
-        if key not in self._stacks:
-            graph = self.model.captured.graph
-            cuts = graph.cut(task.start), graph.cut(task.end)
-            self._stacks[key] = TiledStack(self.model.captured, *cuts, layout=self.settings.layout)
-        self._stacks.move_to_end(key)
-        while len(self._stacks) > MAX_STACKS:
-            self._stacks.popitem(last=False)
-        stack, region = self._stacks[key], Region(Interval(*task.rows), Interval(*task.columns))
-        return Task(stack, region, *tile_specs(stack, region), codec_name)
+    def _tasks(self, order: TileOrder) -> tuple[Task, ...]:
+        found: list[Task] = []
+        for chain in in_chains(order.tasks, lambda _, task: task.chained):
+            if chain[0].chained or (len(chain) > 1 and any(task.gives is None for task in chain)):
+                raise WireError(f"order {order.order}", "has a tile that goes on with no chain")
+            tiles = [self._tile(task) for task in chain]
+            if chain[0].gives is None:
+                found.extend(Task(*tile, *tile_specs(*tile), order.codec) for tile in tiles)
+                continue
+            reads = [frozenset(stack.reads) for stack, _ in tiles]
+            for number, (task, gets) in enumerate(zip(chain, lacked(tiles), strict=True)):
+                stack, region = tiles[number]
+                gives = given_rows(task.gives or (), region.rows)
+                specs = specs_of(stack, gets), specs_of(stack, given(stack, gives))
+                kept = frozenset[str]().union(*reads[number + 1 :])
+                found.append(Task(stack, region, *specs, order.codec, gets, gives, task.chained, kept))
+        return tuple(found)
+
+    def _tile(self, task: TileTask) -> tuple[TiledStack, Region]:
+        graph = self.model.captured.graph
+        stack = self._stacks.of(graph.cut(task.start), graph.cut(task.end))
+        return stack, Region(Interval(*task.rows), Interval(*task.columns))
 
     def _warmed(self, task: Task) -> float:
         try_codec((*task.inputs, *task.outputs), task.codec)
-        task.stack.warm(task.region, 1)
+        zeros, found = task.stack.zeros(task.region), []
+        for _ in range(WARM_RUNS):
+            begin = time.monotonic()
+            self._run(task, zeros)
+            found.append(time.monotonic() - begin)
+        return min(found)
 
-        def run(given: dict[str, Tensor]) -> dict[str, Tensor]:
-            task.stack.warm(task.region, 1)
-            return given
-
-        begin = time.monotonic()
-        self.speed.around(run)({})
-        return time.monotonic() - begin
+    def _run(self, task: Task, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        key = task.stack.label, task.region
+        return self.speed.run(key, partial(task.stack.run_tile, task.region, inputs))
 
     # --- tiles
 
     def _compute(self) -> None:
-        while True:
-            try:
-                asked = self._arrived.get()
-                if asked is not None:
-                    self._hand_over(self._computed(asked))
-            except Closed:
-                return
+        with inference():
+            while True:
+                try:
+                    asked = self._arrived.get()
+                    if asked is not None:
+                        self._hand_over(self._computed(asked))
+                        self._settle(asked.header)
+                except Closed:
+                    return
 
     def _computed(self, asked: Asked) -> Answer:
         header = asked.header
-        with self._lock:
-            tasks = self._orders.get((header.node, header.order), ())
-            if tasks:
-                self._orders.move_to_end((header.node, header.order))
+        tasks = self._tasks_of(header)
         if header.task >= len(tasks):
             return self._refusal(asked, "unknown order")
         task = tasks[header.task]
         try:
             tensors = unpack_tile(asked.message, task.inputs, task.codec)
             begin = time.monotonic()
-            made = self.speed.around(lambda given: task.stack.run_tile(task.region, given))(tensors)
+            made = self._run(task, tensors) if task.gets is None else self._run_strip(header, task, tensors)
             compute_s = time.monotonic() - begin
         except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
             logger.warning("tile of %s refused: %s", header.node, error)
             return self._refusal(asked, (str(error).splitlines() or ["failed"])[0])
         return Answer(header.node, asked.message, asked, task, made, compute_s)
 
+    def _run_strip(self, header: Tile, task: Task, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute a strip of a chain; keep what later ones need, and give the rows that others lack.
+
+        Raises:
+            WireError: the chain is not known, or was left at another task.
+        """
+        key, stack, gets = (header.node, header.stream, header.epoch), task.stack, task.gets or {}
+        held = self._chains.pop(key, None) if task.chained else Held(header.order, header.chain, header.task)
+        if held is None or (held.order, held.chain, held.next_task) != (header.order, header.chain, header.task):
+            raise WireError(f"tile {header.ticket}", "goes on with a chain that is not held")
+        held.settle()
+        for name, tensor in tensors.items():
+            held.strips.put(stack, name, gets[name], tensor)
+        held.made, held.done = self._run(task, held.strips.tile(stack, task.region)), task
+        held.next_task += 1
+        self._chains.pop(key, None)
+        if task.kept:
+            self._chains[key] = held
+            while len(self._chains) > MAX_CHAINS:
+                self._chains.popitem(last=False)
+        return taken(stack, held.made, task.region.rows, given(stack, task.gives))
+
+    def _settle(self, header: Tile) -> None:
+        """Put what a strip made to what is held, and make room for the next one: others do not wait for that."""
+        held, tasks = self._chains.get((header.node, header.stream, header.epoch)), self._tasks_of(header)
+        if held is not None and held.order == header.order and held.next_task < len(tasks):
+            held.settle()
+            held.strips.make_room(tasks[held.next_task].stack, tasks[held.next_task].region)
+
+    def _tasks_of(self, header: Tile) -> tuple[Task, ...]:
+        with self._lock:
+            tasks = self._orders.get((header.node, header.order), ())
+            if tasks:
+                self._orders.move_to_end((header.node, header.order))
+            return tasks
+
     def _hand_over(self, answer: Answer) -> None:
         """Send outputs that travel as they lie at once, for another thread would have to wake first."""
         if answer.task is not None and answer.task.codec == RAW:
-            answer = Answer(answer.node, self._message(answer))
+            answer = self._packed(answer)
             if self.loop.outlet.try_tile(answer.node, answer.message):
+                self._count(answer)
                 return
         self._answers.put(answer)
 
@@ -261,32 +355,37 @@ class TileNode(Node):
         if answer.endpoint:
             self.loop.outlet.measure(answer.node, answer.message, answer.endpoint)
             return
+        answer = self._packed(answer)
         try:
-            self.loop.outlet.send_tile(answer.node, self._message(answer))
+            self.loop.outlet.send_tile(answer.node, answer.message)
         except Undeliverable as error:
             # A sign of life may be asked for before this worker hears where the edge node is: it is asked for again.
             self.loop.links.refuse("send-timeout")
             logger.info("answer not sent: %s", error)
+        self._count(answer)
 
-    def _message(self, answer: Answer) -> Message:
-        if answer.asked is None or answer.task is None or answer.tensors is None:
-            return answer.message
-        return self._packed(answer.asked, answer.task, answer.tensors, answer.compute_s)
-
-    def _packed(self, asked: Asked, task: Task, made: dict[str, Tensor], compute_s: float) -> Message:
-        header, begin = asked.header, time.monotonic()
+    def _packed(self, answer: Answer) -> Answer:
+        """The same with its message; what has one already stays as it is."""
+        asked, task, made = answer.asked, answer.task, answer.tensors
+        if asked is None or task is None or made is None:
+            return answer
+        begin = time.monotonic()
         try:
             tensors, buffers = pack_tile(made, task.outputs, task.codec)
         except AnabranchError as error:
-            return self._refusal(asked, str(error)).message
+            return self._refusal(asked, str(error))
         now = time.monotonic()
-        spent_s = now - asked.received_s
+        done = TileDone(self.name, asked.header.ticket, now - asked.received_s, answer.compute_s, tensors)
         hop = Hop(
             self.name,
-            queue_s=max(0.0, begin - asked.received_s - compute_s),
-            compute_s=compute_s,
+            queue_s=max(0.0, begin - asked.received_s - answer.compute_s),
+            compute_s=answer.compute_s,
             pack_s=now - begin,
             packed_bytes=sum(tensor.nbytes for tensor in tensors),
         )
-        self.loop.meter.add(header.stream, header.epoch, hop, now)
-        return Message(TileDone(self.name, header.ticket, spent_s, compute_s, tensors), buffers)
+        return Answer(answer.node, Message(done, buffers), asked, hop=hop)
+
+    def _count(self, answer: Answer) -> None:
+        if answer.hop is not None and answer.asked is not None:
+            header = answer.asked.header
+            self.loop.meter.add(header.stream, header.epoch, answer.hop, time.monotonic())

@@ -7,13 +7,16 @@ meaning. Its epoch is stamped on every frame, and a frame is computed from end t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from pipeline.errors import PlanError
 from pipeline.model.graph import INPUT, OUTPUT, Cut, ModelGraph
+
+Item = TypeVar("Item")
 
 Epoch = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 """Far below the wire's own bound (2^62), so that counting on from the highest can never reach it."""
@@ -38,7 +41,10 @@ class Tier(StrEnum):
     @property
     def rank(self) -> int:
         """0 for the device, 1 for the edge, 2 for the cloud."""
-        return list(Tier).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +73,25 @@ class TileStack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shares of the output's height, top to bottom; they sum to 1."""
     columns: Annotated[tuple[Share, ...], msgspec.Meta(max_length=64)] = (1.0,)
     """Shares of the output's width, left to right; they sum to 1."""
+    chained: bool = False
+    """Whether the strips of the stack before stay with their workers, and only rows that are lacked cross, instead of a
+    merge in between. Both stacks are strips then."""
+
+
+def in_chains(items: Iterable[Item], goes_on: Callable[[Item, Item], bool]) -> list[list[Item]]:
+    """Stacks, or what stands for them, that are chained to each other together; all others by themselves.
+
+    Args:
+        items: in order.
+        goes_on: whether the second of two neighbours is chained to the first.
+    """
+    found: list[list[Item]] = []
+    for item in items:
+        if found and goes_on(found[-1][-1], item):
+            found[-1].append(item)
+        else:
+            found.append([item])
+    return found
 
 
 class TilePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,8 +102,7 @@ class TilePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node chooses them itself, by its own measurements. Their shares are a first guess: the edge node fits strips to
     the speeds that it sees."""
     workers: Annotated[tuple[NodeName, ...], msgspec.Meta(max_length=128)]
-    """Node names of the workers, the edge node first; tile number i (row-major) goes to worker i modulo their number.
-    Any but the edge node may be absent."""
+    """Node names of the workers, the edge node first. Any but the edge node may be absent."""
     codec: CodecName = "fp32"
     """Codec of tile inputs and outputs; lossless by default."""
     open: bool = False
@@ -124,6 +148,16 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Names of the nodes that the plan needs; tile workers are not among them (any may leave)."""
         return tuple([stage.node for stage in self.stages])  # a list: this is asked for thousands of times a second
 
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """Names of all nodes with a part in the plan, tile workers included."""
+        return self.nodes if self.tiles is None else tuple(dict.fromkeys((*self.nodes, *self.tiles.workers)))
+
+    @property
+    def is_device_only(self) -> bool:
+        """Whether the device computes everything, and no link is used."""
+        return len(self.stages) == 1
+
     def hop_of(self, node: str) -> int:
         """Position of the node's stage.
 
@@ -165,6 +199,20 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.span(hop, graph)
 
 
-def device_only(stream: str, node: str, graph: ModelGraph, epoch: int = 0) -> Plan:
-    """The plan that always works: the whole network on the device."""
-    return Plan(epoch, stream, graph.fingerprint, (Stage(Tier.DEVICE, node, OUTPUT),))
+Signature = tuple[tuple[Stage, ...], tuple[Link, ...], TilePlan | None]
+"""See `signature`."""
+
+
+def device_only(stream: str, node: str, model: str, epoch: int = 0) -> Plan:
+    """The plan that always works: the whole network, whose fingerprint is `model`, on the device."""
+    return Plan(epoch, stream, model, (Stage(Tier.DEVICE, node, OUTPUT),))
+
+
+def same(first: Plan, second: Plan) -> bool:
+    """Whether two plans do the same, whatever their epochs."""
+    return msgspec.structs.replace(first, epoch=second.epoch) == second
+
+
+def signature(plan: Plan) -> Signature:
+    """What makes two plans of a stream the same choice, whatever their epochs."""
+    return plan.stages, plan.links, plan.tiles

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from pipeline.errors import WireError
 from pipeline.frames.wire import Buffer, FrameHeader, Message, TensorHeader, check_tensors
 from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import Cut, TensorSpec
+from pipeline.model.kept import Kept
 from pipeline.model.layouts import Layout
 from pipeline.model.segment import Segment
 from pipeline.packing.sessions import DecoderSession, EncoderSession, open_decoder, open_encoder
@@ -98,26 +98,19 @@ def _codec(plan: Plan, hop: int) -> str:
     return plan.links[hop].codec if 0 <= hop < len(plan.links) else RESULT_CODEC
 
 
-class SegmentCache:
+class SegmentCache(Kept[Segment]):
     """The segments that were built last, warm: a plan that comes back, as after an outage, is there at once.
 
     Segments share the model's weights; what each has of its own is memory for its maps.
     """
 
     def __init__(self, captured: CapturedModel, torch_device: str = "cpu", layout: Layout | None = None) -> None:
-        self._captured, self._torch_device, self._layout = captured, torch_device, layout
-        self._kept: OrderedDict[tuple[str, str], Segment] = OrderedDict()
-
-    def warm(self, start: Cut, end: Cut) -> Segment:
-        """The segment between two cuts, built and warmed if it is not kept. Not to be called by two threads at once."""
-        segment = self._kept.pop((start.name, end.name), None)
-        if segment is None:
-            segment = Segment(self._captured, start, end, torch_device=self._torch_device, layout=self._layout)
+        def warm(start: Cut, end: Cut) -> Segment:
+            segment = Segment(captured, start, end, torch_device=torch_device, layout=layout)
             segment.warm()
-        self._kept[start.name, end.name] = segment
-        while len(self._kept) > MAX_SEGMENTS:
-            self._kept.popitem(last=False)
-        return segment
+            return segment
+
+        super().__init__(MAX_SEGMENTS, warm)
 
 
 def prepare(
@@ -145,7 +138,7 @@ def prepare(
     """
     plan.check(captured.graph)
     start, end = plan.span(hop, captured.graph)
-    segment = (kept or SegmentCache(captured, torch_device, layout)).warm(start, end)
+    segment = (kept or SegmentCache(captured, torch_device, layout)).of(start, end)
     return replace(assemble(captured, plan, hop, segment.run), takes_batches=segment.supports_batch)
 
 

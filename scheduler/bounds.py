@@ -6,7 +6,8 @@ single plan cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,11 +16,14 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.model.graph import INPUT, ModelGraph, bits
 from scheduler.objective import Goal
-from scheduler.problem import Cost, Problem
+from scheduler.problem import Cost, Problem, StageCost
 from scheduler.tables import Bools, Floats
 
 SLACK = 1e-9
 """Relative: sums in another order must not decide whether a plan keeps a bound."""
+
+DEVIATIONS = 2.0
+"""A link that is so many standard deviations faster than estimated is still looked ahead to."""
 
 DROP_SCALE = 0.01
 """A drop one percentage point over its bound counts as much as twice the latency bound."""
@@ -32,6 +36,10 @@ class Figures(Protocol):
     def latency_s(self) -> Floats: ...
     @property
     def period_s(self) -> Floats: ...
+    @property
+    def busy_s(self) -> Floats:
+        """The slowest step on a node: the period, were the links infinitely fast."""
+
     @property
     def bytes(self) -> Floats: ...
     @property
@@ -52,6 +60,7 @@ class PlanFigures:
 
     latency_s: Floats
     period_s: Floats
+    busy_s: Floats
     bytes: Floats
     drop: Floats
     cloud_s: Floats
@@ -86,12 +95,23 @@ def figures_of(problem: Problem, cost: Cost) -> PlanFigures:
     return PlanFigures(
         latency_s=np.asarray(cost.latency_s),
         period_s=period,
+        busy_s=np.asarray(busy_s(cost.stages)),
         bytes=nbytes,
         drop=np.asarray(np.nan if cost.accuracy_drop is None else cost.accuracy_drop),
         cloud_s=np.asarray(cost.cloud_busy_s),
         energy_j=np.asarray(cost.energy_j or 0.0),
         memory_bytes=np.asarray(cost.device_memory_bytes),
     )
+
+
+def busy_s(stages: Iterable[StageCost]) -> float:
+    """The slowest step of these stages."""
+    return max(max(stage.decode_s, stage.compute_s, stage.encode_s) for stage in stages)
+
+
+def faster(problem: Problem) -> float:
+    """How many times faster the links may become: by `DEVIATIONS` of the least certain one."""
+    return math.exp(DEVIATIONS * max((link.uncertainty for link in problem.links.values()), default=0.0))
 
 
 def measure_of(problem: Problem, goal: Goal) -> Callable[[Figures], Floats]:
@@ -102,9 +122,12 @@ def measure_of(problem: Problem, goal: Goal) -> Callable[[Figures], Floats]:
     """
     if goal is Goal.ENERGY and problem.power is None:
         raise ConfigError("goal energy", "no power figure of the device", "give its watts while it computes")
-    if goal is Goal.THROUGHPUT and problem.fps is not None:
-        floor = 1.0 / problem.fps
+    floor = 1.0 / problem.fps if problem.fps is not None else 0.0
+    if goal is Goal.THROUGHPUT and floor:
         return lambda figures: np.maximum(figures.period_s, floor)
+    if goal is Goal.HEADROOM:
+        share = 1.0 / faster(problem)
+        return lambda figures: np.maximum(np.maximum(figures.busy_s, figures.period_s * share), floor)
     return _FIGURE_OF[goal]
 
 

@@ -17,7 +17,7 @@ from scheduler.tiling import Tiler, Workers
 ANY_NODE = "*"
 """Name under which the profile of nodes that have none of their own is kept."""
 
-MAX_TABLES = 64
+MAX_TABLES = 16
 """Tile tables that are kept, of the crews that were asked for last."""
 
 

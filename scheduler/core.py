@@ -8,19 +8,15 @@ stream gets from plan to plan (`streams`).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.plan import Plan
-from scheduler.commands import Announcement, ClusterState, ProbeOrder, Refusal
+from pipeline.plan import Plan, device_only
 from scheduler.events import (
     VIEWERS,
     DecisionRecord,
     Event,
     Instruction,
-    LogDecision,
-    Publish,
     ReportReceived,
     StreamConfigured,
     StreamRemoved,
@@ -28,28 +24,19 @@ from scheduler.events import (
     Tick,
     UnreadableReport,
 )
-from scheduler.objective import Goal
-from scheduler.outlook import Outlook
+from scheduler.outbox import Outbox
+from scheduler.outlook import Outlook, Uses
 from scheduler.planning import PlanDesk, PlanningConfig
 from scheduler.policy import PolicyConfig, SwitchPolicy
-from scheduler.probing import ProbeConfig, Prober
+from scheduler.probe_desk import ProbeDesk
+from scheduler.probing import ProbeConfig
 from scheduler.registry import MAX_STREAMS_PER_NODE, MISSED_HEARTBEATS, Heard, NodeRecord, Registry
 from scheduler.reports import PROTOCOL_VERSION, Report, StreamReport
 from scheduler.sharing import usage_of
-from scheduler.streams import (
-    PREPARE_TIMEOUT_S,
-    StreamState,
-    about,
-    device_only,
-    settled,
-)
-from scheduler.views import link_views, node_views, stream_view
+from scheduler.streams import PREPARE_TIMEOUT_S, StreamState
 from scheduler.world import Advisor
 
 MAX_STREAMS = 1000
-MAX_LOG = 20
-"""Decisions that viewers are shown."""
-
 MAX_PREDICTIONS = 4096
 
 
@@ -66,6 +53,8 @@ class CoreConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     probes: ProbeConfig = field(default_factory=ProbeConfig)
     planning: PlanningConfig = field(default_factory=PlanningConfig)
+    links: frozenset[tuple[str, str]] | None = None
+    """Pairs of nodes that are joined, tile workers aside; None where any may be. No others are probed."""
     heartbeat_s: float = 1.0
     """Announcements and the cluster's state are published again at this interval."""
     measure_s: float = 5.0
@@ -81,14 +70,11 @@ class SchedulerCore:
         self.streams: dict[str, StreamState] = {}
         self._advisor = advisor
         self._settings: dict[str, StreamSettings] = {VIEWERS: config.settings}
-        self._prober = Prober(config.probes)
-        self._desk = PlanDesk(advisor, config.planning, self._note)
+        self._uses = Uses()
+        self._outbox = Outbox(config.scheduler)
+        self._plans = PlanDesk(advisor, config.planning, self._outbox)
+        self._probes = ProbeDesk(config.probes, self.registry, config.links, self._outbox)
         self._predicted: dict[tuple[str, int, str], float | None] = {}
-        self._sequence = 0
-        self._log: deque[str] = deque(maxlen=MAX_LOG)
-        self._out: list[Instruction] = []
-        self._doubt = False
-        """Whether a link is new or has just come back: then its probes do not wait for the heartbeat."""
         self._upheaval = False
         """Whether the event being handled is of a node that came or went."""
         self._latest_s: float | None = None
@@ -104,7 +90,7 @@ class SchedulerCore:
         Returns:
             What is to be done, in order.
         """
-        self._out, self._upheaval = [], False
+        self._upheaval = False
         self._mind_pause(now)
         if isinstance(event, ReportReceived):
             self._on_report(event.report, now)
@@ -122,8 +108,8 @@ class SchedulerCore:
             self._sweep(now)
         for state in self._concerned(event):
             if state.changed and self.registry.usable(state.device):
-                self._announce(state)
-        return self._out
+                self._outbox.announce(state, self.registry)
+        return self._outbox.emptied()
 
     def _concerned(self, event: Event) -> Iterable[StreamState]:
         """Streams that the event may have changed: of hundreds, a report that is no news concerns one or two."""
@@ -139,25 +125,26 @@ class SchedulerCore:
             self.registry.grant(now - self._latest_s)
         self._latest_s = now
 
+    def _outlook(self, now: float) -> Outlook:
+        return Outlook(self.registry, self.streams, now, self._uses)
+
     # --- reports -------------------------------------------------------------------------------------------
 
     def _on_report(self, report: Report, now: float) -> None:
-        before = self.registry.get(report.node)
-        was = before.report if before is not None else None
         heard = self.registry.heard(report, now)
         record = self.registry.get(report.node)
         if heard is Heard.STALE:
             return
         if heard in (Heard.CLASH, Heard.TOO_MANY) or record is None:
             reason = "another node has this name; give it its own" if heard is Heard.CLASH else "too many nodes"
-            self._refuse(report.node, report.incarnation, reason)
+            self._outbox.refuse(report.node, report.incarnation, reason)
             return
         if heard is Heard.LEFT:
             self._node_gone(record, "left in good order", now)
             return
         if heard is not Heard.REFRESHED:
             self._node_came(record, heard, now)
-        self._take_figures(record, None if was is None else was.incarnation, now)
+        self._take_figures(record, now)
         self._take_streams(record, heard is Heard.RESTARTED, now)
         self._check_model(record, now)
         for ready in record.report.epochs:  # not all streams: with hundreds of them, that took most of the time
@@ -166,19 +153,19 @@ class SchedulerCore:
                 self._advance(state, now)
 
     def _node_came(self, record: NodeRecord, heard: Heard, now: float) -> None:
-        self._upheaval = True
+        self._upheave()
         kind = {Heard.RESTARTED: "restart", Heard.CAME_BACK: "return"}.get(heard, "join")
         tier = record.report.tier or "tile worker"
-        self._note(DecisionRecord(now, kind, f"{tier} {record.name} {heard.value}", node=record.name))
+        self._outbox.note(DecisionRecord(now, kind, f"{tier} {record.name} {heard.value}", node=record.name))
         if heard is Heard.RESTARTED:
             record.frames.clear()
             self._lose(record.name, "started anew", now)
         for state in self.streams.values():
-            if heard is not Heard.CAME_BACK:
-                state.pardon(record.name)
+            if heard is not Heard.CAME_BACK and record.name != state.device:
+                state.bans.pardon(record.name)
             state.urgent = True
 
-    def _take_figures(self, record: NodeRecord, was: str | None, now: float) -> None:
+    def _take_figures(self, record: NodeRecord, now: float) -> None:
         """Links, load and stage times."""
         report = record.report
         for link in report.links:
@@ -186,7 +173,7 @@ class SchedulerCore:
             if estimator is None:
                 continue
             stepped = estimator.add(link, now)
-            self._doubt = self._doubt or estimator.unsettled
+            self._probes.mind(link.peer, estimator)
             if stepped:
                 self._hurry({link.peer, record.name})
         record.slowdown.add_load(report.load.cpu_machine, report.load.cpu_node, report.load.cores)
@@ -222,19 +209,16 @@ class SchedulerCore:
             found = f"has model {has[:12]}" if has else "has no model"
             reason = f"node {found}, not {wanted[:12]}; start all nodes with the same model and weights"
         if reason and reason != record.refused:
-            self._note(DecisionRecord(now, "refuse", reason, node=record.name))
+            self._outbox.note(DecisionRecord(now, "refuse", reason, node=record.name))
             self._lose(record.name, "is refused", now)
         record.refused = reason
         if reason:
-            self._refuse(record.name, record.report.incarnation, reason)
+            self._outbox.refuse(record.name, record.report.incarnation, reason)
 
     def _refuse_version(self, event: UnreadableReport, now: float) -> None:
         reason = f"speaks protocol version {event.version}, not {PROTOCOL_VERSION}; start all nodes from one release"
-        self._note(DecisionRecord(now, "refuse", reason, node=event.node))
-        self._refuse(event.node, event.incarnation, reason)
-
-    def _refuse(self, node: str, incarnation: str, reason: str) -> None:
-        self._publish((node,), Refusal(self.config.scheduler, self._next(), node, incarnation, reason))
+        self._outbox.note(DecisionRecord(now, "refuse", reason, node=event.node))
+        self._outbox.refuse(event.node, event.incarnation, reason)
 
     # --- streams -------------------------------------------------------------------------------------------
 
@@ -243,7 +227,7 @@ class SchedulerCore:
             state = self.streams.get(told.stream)
             if state is not None and state.device != record.name and self.registry.usable(state.device):
                 reason = f"stream {told.stream} is already {state.device}'s; name it otherwise"
-                self._refuse(record.name, record.report.incarnation, reason)
+                self._outbox.refuse(record.name, record.report.incarnation, reason)
                 continue
             if told.ended:
                 if state is not None:
@@ -276,52 +260,46 @@ class SchedulerCore:
             if ready is not None:
                 state.highest_epoch = max(state.highest_epoch, *ready.ready, *ready.building, 0)
         self.streams[name] = state
-        self._note(DecisionRecord(now, "stream", f"stream {name} starts at {record.name}", name, record.name))
+        self._outbox.note(DecisionRecord(now, "stream", f"stream {name} starts at {record.name}", name, record.name))
         self._hurry_others(state)
         return state
 
     def _follow(self, state: StreamState, told: StreamReport, record: NodeRecord, now: float) -> None:
         """Take the device's word for what runs."""
         gained, heading = state.prepared.gain if state.prepared is not None else None, state.heading
+        was_alone = state.current.is_device_only and state.current.epoch > 0
         outcome = state.observe(told)
         if outcome:
+            if state.current.is_device_only and not was_alone:
+                state.alone_s = now
             kind = "switched" if outcome == "switched" else "adopt"
-            self._note(about(state, kind, state.reason, now, state.current))
-            state.record_switch(now, gained if outcome == "switched" else None)
+            self._outbox.note_plan(state, kind, state.reason, now, state.current)
+            state.switched(now, gained if outcome == "switched" else None)
             state.urgent = state.urgent or outcome == "adopted"
             if outcome == "adopted" and told.fallback:
                 self._retreated(state, heading, now)
         self._measure(state, now)
         for epoch in state.retire(record.report.heard if record.report.scheduler == self.config.scheduler else -1):
-            self._note(DecisionRecord(now, "retire", "no frame of it is in flight", state.stream, epoch=epoch))
+            self._outbox.note(DecisionRecord(now, "retire", "no frame of it is in flight", state.stream, epoch=epoch))
 
     def _retreated(self, state: StreamState, plan: Plan, now: float) -> None:
         """The device gave a plan up: where no outage of a link explains it, the plan rests for a while."""
-        explained = len(plan.stages) == 1 or Outlook(self.registry, self.streams, now).held_up(plan)
+        outlook = self._outlook(now)
+        explained = plan.is_device_only or outlook.held_up(plan)
         if not explained:
-            state.retreated(plan, now)
+            state.bans.add_retreat(plan, outlook.silent(plan), now)
         state.policy.switched(now, forced=not explained)
 
     def _measure(self, state: StreamState, now: float) -> None:
-        if state.before is None or not state.switches or now - state.switches[-1].at_s < self.config.measure_s:
-            return
-        before, after = state.before, state.report
-        if state.switched_gain is not None and state.switched_gain.goal is Goal.LATENCY:
-            base, gained = after.latency_s.window, before.latency_s.window
-        else:
-            base, gained = before.fps.window, after.fps.window
-        if base <= 0.0:
-            state.before = None  # no result came before the switch, or none has since: nothing to hold it against
-            return
-        ratio = gained / base
-        predicted = state.switches[-1].predicted
-        state.record_measured(ratio)
-        figures = {"predicted": predicted, "measured": ratio}
-        reason = f"gain {ratio:.2f}, predicted {predicted:.2f}"
-        self._note(DecisionRecord(now, "measured", reason, state.stream, epoch=state.current.epoch, figures=figures))
+        done = state.switches.measure(state.report, now - self.config.measure_s)
+        if done is not None and done.measured is not None:
+            figures = {"predicted": done.predicted, "measured": done.measured}
+            reason = f"gain {done.measured:.2f}, predicted {done.predicted:.2f}"
+            epoch = state.current.epoch
+            self._outbox.note(DecisionRecord(now, "measured", reason, state.stream, epoch=epoch, figures=figures))
 
     def _forget(self, state: StreamState, reason: str, now: float) -> None:
-        self._note(DecisionRecord(now, "stream", f"stream {state.stream} {reason}", state.stream, state.device))
+        self._outbox.note(DecisionRecord(now, "stream", f"stream {state.stream} {reason}", state.stream, state.device))
         del self.streams[state.stream]
         for node in self.registry:
             node.usage.pop(state.stream, None)
@@ -329,20 +307,24 @@ class SchedulerCore:
 
     def _apply_settings(self) -> None:
         for name, state in self.streams.items():
-            settled(state, self._settings.get(name, self._settings[VIEWERS]))
+            state.take_settings(self._settings.get(name, self._settings[VIEWERS]))
 
     # --- deaths --------------------------------------------------------------------------------------------
 
     def _node_gone(self, record: NodeRecord, reason: str, now: float) -> None:
-        self._note(DecisionRecord(now, "death", f"{record.name} {reason}", node=record.name))
+        self._outbox.note(DecisionRecord(now, "death", f"{record.name} {reason}", node=record.name))
         self._lose(record.name, reason, now)
         for state in self.streams.values():
             if state.device == record.name:
                 self._hurry_others(state)
 
+    def _upheave(self) -> None:
+        self._upheaval = True
+        self._uses.forget()
+
     def _lose(self, node: str, reason: str, now: float) -> None:
         """What was in the node is gone: streams that pass through it fall back, those that were about to, stay."""
-        self._upheaval = True
+        self._upheave()
         for state in self.streams.values():
             if node != state.device and state.involves(node):
                 self._lose_in(state, node, reason, now)
@@ -352,9 +334,9 @@ class SchedulerCore:
         if state.lose(node):
             plan = state.fall_back(f"node {node} {reason}", now)
             state.policy.switched(now, forced=True)
-            self._note(about(state, "fallback", f"node {node} {reason}", now, plan))
+            self._outbox.note_plan(state, "fallback", f"node {node} {reason}", now, plan)
         elif state.prepared is not None and node in state.prepared.plan.nodes and not state.prepared.committed:
-            self._note(about(state, "abandon", f"node {node} {reason}", now, state.prepared.plan))
+            self._outbox.note_plan(state, "abandon", f"node {node} {reason}", now, state.prepared.plan)
             state.abandon(now, ban=False)
 
     def _lose_absent(self, state: StreamState, now: float) -> None:
@@ -386,16 +368,17 @@ class SchedulerCore:
                 self._lose_absent(state, now)
                 self._advance(state, now)
         beat = now - self._beat_s >= self.config.heartbeat_s - 1e-6
-        outlook = Outlook(self.registry, self.streams, now)
-        self._desk.plan_due(self.streams.values(), outlook)
-        if beat or self._doubt:
-            self._probe(outlook)
-            self._doubt = False
+        outlook = self._outlook(now)
+        self._plans.plan_due(self.streams.values(), outlook)
+        if beat or self._probes.urgent:
+            self._probes.probe_due(self.streams.values(), outlook)
+        else:
+            self._probes.probe_left(self.streams.values(), outlook)
         if beat:
             self._beat_s = now
             for state in self.streams.values():
                 state.changed = True
-            self._show(now)
+            self._outbox.show(self.registry, self.streams.values(), now)
 
     def _advance(self, state: StreamState, now: float) -> None:
         """Commit the prepared plan, or give it up."""
@@ -407,61 +390,22 @@ class SchedulerCore:
         if refused is not None:
             self._give_up(state, [refused[0]], f"node {refused[0]} refuses: {refused[1]}", now)
         elif state.prepared.announced is not None and not waiting:
-            regret = self._desk.regret(state, Outlook(self.registry, self.streams, now))
+            regret = self._plans.regret(state, self._outlook(now))
             if regret:
-                self._note(about(state, "abandon", regret, now, plan))
+                self._outbox.note_plan(state, "abandon", regret, now, plan)
                 state.abandon(now, ban=False)
                 return
             state.commit()
-            self._note(about(state, "commit", f"all nodes are ready; {state.prepared.reason}", now, plan))
+            self._outbox.note_plan(state, "commit", f"all nodes are ready; {state.prepared.reason}", now, plan)
         elif now - state.prepared.since_s > PREPARE_TIMEOUT_S:
             self._give_up(state, waiting, f"not ready in {PREPARE_TIMEOUT_S:.0f} s: {', '.join(waiting)}", now)
 
     def _give_up(self, state: StreamState, nodes: list[str], reason: str, now: float) -> None:
         if state.prepared is None:
             return
-        self._note(about(state, "abandon", reason, now, state.prepared.plan))
+        self._outbox.note_plan(state, "abandon", reason, now, state.prepared.plan)
         for node in nodes:
-            state.ban_node(node, now)
+            if node != state.device:
+                state.bans.add_node(node, now)
         state.abandon(now, ban=True)
         state.problem = reason
-
-    # --- what goes out -------------------------------------------------------------------------------------
-
-    def _probe(self, outlook: Outlook) -> None:
-        wanted = outlook.routes(
-            state
-            for state in self.streams.values()
-            if state.settings.planner != "fixed" and self.registry.usable(state.device)
-        )
-        for (source, target), size in self._prober.due(wanted, self.registry.link, outlook.now):
-            ends = self.registry.get(source), self.registry.get(target)
-            if ends[0] is not None and ends[1] is not None:
-                tiles = any(end is not None and end.report.tier is None for end in ends)
-                endpoints = ends[1].report.endpoints
-                endpoint = endpoints.tiles if tiles else endpoints.frames
-                order = ProbeOrder(self.config.scheduler, self._next(), source, target, endpoint, size, tiles)
-                self._publish((source,), order)
-
-    def _announce(self, state: StreamState) -> None:
-        message: Announcement = state.announcement(self.config.scheduler, self._next(), self.registry)
-        self._publish(state.recipients(self.registry), message)
-
-    def _show(self, now: float) -> None:
-        scheduler = self.config.scheduler
-        views = tuple(stream_view(each, each.waiting_for(self.registry, scheduler)) for each in self.streams.values())
-        nodes, links = node_views(self.registry, now), link_views(self.registry, now)
-        state = ClusterState(scheduler, self._next(), now, nodes, links, views, tuple(self._log))
-        self._publish((VIEWERS,), state)
-
-    def _publish(self, to: tuple[str, ...], message: Announcement | ProbeOrder | Refusal | ClusterState) -> None:
-        self._out.append(Publish(to, message))
-
-    def _next(self) -> int:
-        self._sequence += 1
-        return self._sequence
-
-    def _note(self, record: DecisionRecord) -> None:
-        self._out.append(LogDecision(record))
-        about = f"{record.stream}#{record.epoch}" if record.epoch is not None else record.stream or record.node
-        self._log.append(f"{record.kind} {about}: {record.reason}")

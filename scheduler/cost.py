@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.model.graph import INPUT
 from pipeline.plan import Plan, Stage, Tier
-from scheduler.bounds import bounds_of, figures_of, leaves_device, leaves_edge
+from scheduler.bounds import bounds_of, busy_s, faster, figures_of, leaves_device, leaves_edge
 from scheduler.problem import Cost, Hop, LinkCost, Problem, StageCost
 from scheduler.tables import Floats, Ints, PackingTable
 
@@ -168,6 +168,7 @@ def _total(
     return Cost(
         latency_s=sum(parts.values()) + sum(link.rtt_s for link in links) / 2 + home.delay_s,
         period_s=parts[bottleneck],
+        headroom_s=max(busy_s(stages), parts[bottleneck] / faster(problem)),
         bytes=sum(link.bytes for link in links),
         accuracy_drop=None if np.isnan(drop) else drop,
         device_busy_s=busy,

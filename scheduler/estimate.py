@@ -58,6 +58,9 @@ OUTAGE_S, OUTAGE_RATIO = 0.5, 4.0
 MAX_GOODPUT_BPS = 1e12
 """No link is taken for faster, whatever its receiver says: loopback carries a tenth of it."""
 
+TIMING_S = 0.0005
+"""How far off the instants are by which a receiver times a message: threads wake late, radios deliver in clumps."""
+
 MIN_MESSAGE_BYTES = 2048
 """Smaller messages are kept out of goodput: their time is the host's, not the link's."""
 
@@ -113,6 +116,11 @@ class _Sum:
         return self.top / self.bottom
 
 
+PAUSE_S = 0.7
+"""Samples that are farther apart are of different times: less than between two probes of an idle link, more than the
+stalls of a link in use, whose bursts and gaps belong together."""
+
+
 class RatioTracker:
     """Follows `sum(top) / sum(bottom)` of samples: smooth while the level stays, quick when it steps.
 
@@ -121,11 +129,11 @@ class RatioTracker:
     onset of the change is forgotten at once.
     """
 
-    def __init__(self, memory_s: float = MEMORY_S, bin_s: float = BIN_S) -> None:
+    def __init__(self, memory_s: float = MEMORY_S, bin_s: float = BIN_S, timing_s: float = 0.0) -> None:
         self.changes = 0
         """How often a change was found."""
-        self._memory_s, self._bin_s = memory_s, bin_s
-        self._bin, self._bin_start_s = _Sum(), -math.inf
+        self._memory_s, self._bin_s, self._timing_s = memory_s, bin_s, timing_s
+        self._bin, self._bin_start_s, self._bin_end_s = _Sum(), -math.inf, -math.inf
         self._sum = _Sum()
         self._seen_s = -math.inf
         self._latest_log = 0.0
@@ -160,9 +168,13 @@ class RatioTracker:
         Returns:
             Whether it completed a change of level.
         """
+        # What was left over before a pause is no part of what comes behind it.
+        changed = self._bin.count > 0.0 and now - self._bin_end_s >= PAUSE_S and self._close(self._bin_end_s)
         self._bin.add(top, bottom)
-        if now - self._bin_start_s < self._bin_s:
-            return False
+        self._bin_end_s = now
+        return (now - self._bin_start_s >= self._bin_s and self._close(now)) or changed
+
+    def _close(self, now: float) -> bool:
         full, self._bin, self._bin_start_s = self._bin, _Sum(), now
         return self._add(full.top, full.bottom, now)
 
@@ -176,13 +188,13 @@ class RatioTracker:
         return Estimate(self._sum.ratio, min(MAX_UNCERTAINTY, math.sqrt(variance)), age_s, math.sqrt(sampling))
 
     def _add(self, top: float, bottom: float, now: float) -> bool:
-        log = math.log(top / bottom)
+        log, blur = math.log(top / bottom), self._timing_s / bottom
         self._sum.fade(math.exp(-max(0.0, now - self._seen_s) / self._memory_s) if self._sum.count else 0.0)
         if self._sum.count < FORGOTTEN:
             self._start(log, top, bottom, now)
             return False
         self._learn_noise(log)
-        deviation = (log - math.log(self._sum.ratio)) / self.noise
+        deviation = (log - math.log(self._sum.ratio)) / math.hypot(self.noise, blur)
         changed = self._test(deviation, top, bottom)
         if not changed:
             self._sum.add(top, bottom)
@@ -281,7 +293,7 @@ class LinkEstimator:
     """Goodput and round trip of one directed link, from its receiver's reports."""
 
     def __init__(self) -> None:
-        self.tracker = RatioTracker()
+        self.tracker = RatioTracker(timing_s=TIMING_S)
         self._rtt = RecentLeast(RTT_WINDOW_S)
         self._bound_bps: float | None = None
         self._fresh = 1
@@ -293,14 +305,17 @@ class LinkEstimator:
         Returns:
             Whether the goodput has stepped.
         """
+        if report.rtt_s is not None:
+            self._rtt.add(report.rtt_s, now)
+        if not report.crossings and not report.waiting_bytes and self._bound_bps is None:
+            return False  # as a rule, of a node with hundreds of links
         changes, held_up = self.tracker.changes, self.held_up
         for crossing in report.crossings:
             self.add_crossing(crossing, now)
-        if report.rtt_s is not None:
-            self._rtt.add(report.rtt_s, now)
         self.wait(report.waiting_bytes, report.waiting_s)
         if held_up and not self.held_up:
-            self._fresh = 0
+            # One of them may be what was held up; what came behind it tells of the link as it is now.
+            self._fresh = int(sum(each.messages for each in report.crossings) > 1)
         elif any(each.busy_s > LONG_S for each in report.crossings):
             self._fresh = 1
         elif report.crossings:
@@ -357,34 +372,3 @@ class LinkEstimator:
     def doubtful(self) -> bool:
         """Whether one more sample would tell much: the latest was clearly off, or the link has just come back."""
         return self.unsettled or self.tracker.doubtful
-
-
-FOREIGN_UNCERTAINTY = 0.3
-"""Log deviation of a slowdown that is only guessed from the machine's load."""
-
-MEASURED_FOR_S = 20.0
-"""A measured slowdown older than this gives way to the guess from the load."""
-
-
-class SlowdownEstimator:
-    """How many times slower than its profile a node computes, as SPINN scales its profile by the running split."""
-
-    def __init__(self) -> None:
-        self.tracker = RatioTracker(memory_s=2.0 * MEMORY_S)
-        self._foreign = 0.0
-
-    def add_stage(self, measured_s: float, predicted_s: float, now: float) -> None:
-        """Take the measured and the predicted time of one stage for one frame."""
-        if measured_s > 0.0 and predicted_s > 0.0:
-            self.tracker.add(measured_s, predicted_s, now)
-
-    def add_load(self, cpu_machine: float, cpu_node: float, cores: int) -> None:
-        """Take the machine's load: what other processes use of it is missing here."""
-        self._foreign = min(0.9, max(0.0, cpu_machine - cpu_node / max(1, cores)))
-
-    def estimate(self, now: float) -> Estimate:
-        """The factor on the profile's times."""
-        seen = self.tracker.estimate(now)
-        if seen is not None and seen.age_s <= MEASURED_FOR_S:
-            return seen
-        return Estimate(1.0 / (1.0 - self._foreign), FOREIGN_UNCERTAINTY if self._foreign > 0.1 else 0.1, math.inf)

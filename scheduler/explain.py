@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pipeline.plan import Plan, Tier
+from pipeline.plan import Plan, Signature, Tier, signature
 from scheduler.problem import HOPS, Cost, Decision, Hop, LoadEstimate, Planner, Problem
 
 REACH = 64.0
@@ -27,9 +27,6 @@ RELAXABLE = ("max_latency_s", "max_drop", "min_fps", "max_bytes_per_s", "max_dev
 
 Knob = tuple[str, str, float, Callable[[float], Problem]]
 """Name, unit, present value, and the problem at another value."""
-
-Signature = tuple[object, ...]
-"""See `signature`."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +169,6 @@ def _narrow(
         else:
             value, other = middle, found
     return value, other
-
-
-def signature(plan: Plan) -> Signature:
-    """What makes two plans the same choice: stages, codecs and tiles, whatever epoch and stream."""
-    return plan.stages, plan.links, plan.tiles
 
 
 def sweep(problem: Problem, planner: Planner, hop: Hop, values_bps: Sequence[float]) -> tuple[Point, ...]:

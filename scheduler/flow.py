@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from pipeline.frames.ledger import MAX_OPEN, Entry, Picture
+from pipeline.frames.ledger import MAX_OPEN, Entry, Ledger, Outcome, Picture
 from pipeline.plan import Plan
 from scheduler.meter import Series
 
@@ -40,6 +40,9 @@ PATIENCE = 3.0
 MAX_GIVEN_UP = 256
 """Attempts of which a late result is still known for one."""
 
+SCOUT_S = RESULT_TIMEOUT_S
+"""After this, in an outage, one more frame goes by the plan where all that went before were computed on the device."""
+
 CALM_S = 60.0
 """As long without a late result, and it is as impatient as before."""
 
@@ -51,7 +54,7 @@ def least_window(plan: Plan) -> int:
     covers jitter. More would only queue: latency is the window times the period of the slowest stage. On the device
     alone there is no way home: one frame is computed, and the next is at hand.
     """
-    return 2 * len(plan.stages) + 1 if len(plan.stages) > 1 else 2
+    return 2 if plan.is_device_only else 2 * len(plan.stages) + 1
 
 
 class CreditWindow:
@@ -60,7 +63,8 @@ class CreditWindow:
     Little's law (Operations Research 9, 1961): as many frames are in flight as results come per second, times the
     latency. The least latency under this plan is that of a frame that met no queue, so their product is what keeps the
     pipeline full without a queue, propagation and all, as BBR has it for packets (ACM Queue 14, 2016). Since the least
-    never grows while the plan runs, a queue cannot feed itself.
+    never grows while the plan runs, a queue cannot feed itself. What a frame waited in nodes is told by them and left
+    out, or a slow first frame, behind which a queue stays for ever, would have the window too large for ever.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -72,11 +76,11 @@ class CreditWindow:
         self.size = self._least = least_window(plan)
         """Frames that may be in flight."""
 
-    def result(self, latency_s: float, now: float) -> None:
-        """Take a result of the plan, `latency_s` after its frame was admitted."""
+    def result(self, latency_s: float, now: float, queued_s: float = 0.0) -> None:
+        """Take a result, `latency_s` after its frame was admitted; for `queued_s` of that it waited in nodes."""
         results = self._results_s
         results.append(now)
-        self._least_s = min(self._least_s, latency_s)
+        self._least_s = min(self._least_s, max(0.0, latency_s - queued_s))
         if len(results) > 1 and now > results[0]:
             self.rate = (len(results) - 1) / (now - results[0])
         if self._stages > 1 and len(results) > RATE_FRAMES:
@@ -98,16 +102,18 @@ class Detour:
         """A frame's time on the device alone; unknown, no frame takes the detour."""
         self.is_suspect = False
         """Whether frames of the plan were given up since the last result: then one at a time goes by the plan."""
+        self.scout_s = -math.inf
+        """When the latest frame of the plan was admitted of those that were then computed here as well."""
         self._result_s = -math.inf
         self._begun_s = -math.inf
 
     def begin(self, now: float) -> None:
         """Another plan begins."""
-        self.is_suspect, self._result_s, self._begun_s = False, -math.inf, now
+        self.is_suspect, self.scout_s, self._result_s, self._begun_s = False, -math.inf, -math.inf, now
 
     def result(self, now: float) -> None:
         """A result of the plan came home."""
-        self.is_suspect, self._result_s = False, now
+        self.is_suspect, self.scout_s, self._result_s = False, -math.inf, now
 
     def silent_s(self, now: float) -> float:
         """For how long nothing has come home of the plan."""
@@ -165,15 +171,57 @@ class Deadline:
             self._early_s = now
 
 
+class Handover:
+    """How fast a new plan's frames may follow the last ones of the plan before.
+
+    Results leave in order, so whatever comes out ahead of those waits for them; and where nodes share a machine or a
+    link, it is in their way. So one frame follows for each that leaves, as TCP conserves packets (Jacobson,
+    SIGCOMM '88), while the older ones come home as they did. Once they do not, each plan has credit of its own.
+    """
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._latency_s = 0.0
+        self._result_s = self._until_s = -math.inf
+
+    def begin(self, sizes: tuple[int, int], latency_s: float, now: float) -> None:
+        """Another plan begins.
+
+        Args:
+            sizes: windows of the plan before and of the new one.
+            latency_s: typical of the plan before; 0 where none of its frames came home.
+            now: the time.
+        """
+        self._size, self._latency_s = max(sizes), latency_s
+        self._until_s = now + SILENT_S
+
+    def result(self, now: float) -> None:
+        """A result came home, of whatever plan."""
+        self._result_s = now
+
+    def until_s(self) -> float:
+        """When it is over, if nothing comes home before."""
+        return min(self._until_s, self._result_s + self._latency_s)
+
+    def waits(self, ledger: Ledger[Picture, Outcome], now: float) -> bool:
+        """Whether the next frame is to wait for an older one to leave."""
+        return now < self.until_s() and ledger.open >= self._size and ledger.has_older
+
+
 class Flow:
-    """All three for one stream, whatever plan it runs."""
+    """All four for one stream, whatever plan it runs."""
 
     def __init__(self, plan: Plan) -> None:
         self.detour = Detour()
+        self.handover = Handover()
         self._deadline = Deadline()
         self._plan = plan
         self._window = CreditWindow(plan)
         self._latency_s = Series()
+        self._stuck_s = SILENT_S
+        """A frame of the plan before that is under way for longer is stuck."""
+        self._doubled: OrderedDict[tuple[int, int], int] = OrderedDict()
+        """Attempts that went by a plan before their frame was computed on the device as well, and the plan's epoch."""
 
     @property
     def window(self) -> int:
@@ -182,12 +230,19 @@ class Flow:
 
     def begin(self, plan: Plan, now: float) -> None:
         """The next frames go by this plan."""
+        before = self._window.size
+        latency_s = self._latency_s.figure().window
+        if not self._plan.is_device_only:
+            self._stuck_s = max(SILENT_S, SILENT_LATENCIES * latency_s)
         self._plan = plan
         self._window = CreditWindow(plan)
+        self.handover.begin((before, self._window.size), latency_s, now)
         self._latency_s = Series()
         self.detour.begin(now)
 
-    def result(self, attempt: tuple[int, int], epoch: int, admitted_s: float | None, now: float) -> None:
+    def result(
+        self, attempt: tuple[int, int], epoch: int, admitted_s: float | None, now: float, queued_s: float = 0.0
+    ) -> None:
         """Take a result.
 
         Args:
@@ -195,13 +250,17 @@ class Flow:
             epoch: of the plan that the frame went by.
             admitted_s: when that attempt was admitted; None where another one is under way by now.
             now: the time.
+            queued_s: how long the frame waited in nodes, as they say.
         """
         self._deadline.result(*attempt, now)
+        self.handover.result(now)
+        if self._doubled.pop(attempt, 0) == self._plan.epoch:
+            self.detour.result(now)
         if epoch == self._plan.epoch:
             self.detour.result(now)
             if admitted_s is not None:
                 self._latency_s.add(now - admitted_s)
-                self._window.result(now - admitted_s, now)
+                self._window.result(now - admitted_s, now, queued_s)
 
     def limit_s(self, latency_s: Series, now: float) -> float:
         """See `Deadline.limit_s`."""
@@ -211,6 +270,61 @@ class Flow:
         """An attempt was given up as late."""
         self._deadline.give_up(frame, attempt)
         self.detour.is_suspect = self.detour.is_suspect or epoch == self._plan.epoch
+
+    def takes_detour(self, ledger: Ledger[Picture, Outcome], may_detour: bool, now: float) -> bool:
+        """Whether the next frame is computed on the device alone, since nothing has come back for so long."""
+        if not may_detour or not self.may_be_silent(now) or not ledger.has_room:
+            return False
+        in_flight = ledger.entries()
+        return now >= self.detour_s(in_flight, now) and not has_detour(in_flight)
+
+    def stuck(
+        self, ledger: Ledger[Picture, Outcome], waits: bool, may_detour: bool, now: float
+    ) -> Entry[Picture] | None:
+        """The frame that a device with nothing else to do computes as well in an outage: the oldest on its way.
+
+        Results leave in order, so behind a frame that is stuck all others wait, in the end without room for more.
+        Whichever result is there first counts. The same holds for a device that went over to itself, and frames of the
+        plan that it left: they may be in a link that is dead.
+
+        Args:
+            ledger: the frames in flight.
+            waits: whether a frame of the source waits to be admitted; where it can be, it goes first.
+            may_detour: whether the device may compute frames alone.
+            now: the time.
+        """
+        if not may_detour or not is_stalled(ledger, waits) or not self.may_be_stuck(ledger, now):
+            return None
+        in_flight = ledger.entries()
+        if now < self.stuck_s(in_flight, now):
+            return None
+        if self._plan.is_device_only:
+            again = any(entry.attempt > entry.first_attempt and not entry.epoch for entry in in_flight)
+            return None if again else next(self._left_behind(in_flight), None)
+        return None if has_detour(in_flight) else next(iter(in_flight), None)
+
+    def stuck_s(self, in_flight: Iterable[Entry[Picture]], now: float) -> float:
+        """From when on the oldest frame counts as stuck, if nothing comes home before; infinite for never."""
+        if self._plan.is_device_only:
+            return min((entry.admitted_s for entry in self._left_behind(in_flight)), default=math.inf) + self._stuck_s
+        return self.detour_s(in_flight, now) if self.may_be_silent(now) else math.inf
+
+    def may_be_stuck(self, ledger: Ledger[Picture, Outcome], now: float) -> bool:
+        """Whether it is worth asking for a frame that is stuck; quick, for every frame."""
+        return ledger.has_older if self._plan.is_device_only else self.may_be_silent(now)
+
+    def _left_behind(self, in_flight: Iterable[Entry[Picture]]) -> Iterator[Entry[Picture]]:
+        """Frames of plans before, on their way through other nodes."""
+        return (entry for entry in in_flight if entry.epoch not in (0, self._plan.epoch))
+
+    def double(self, entry: Entry[Picture]) -> None:
+        """The frame is computed on the device as well; its result may come home all the same."""
+        self._doubled[entry.frame, entry.attempt] = entry.epoch
+        while len(self._doubled) > MAX_GIVEN_UP:
+            self._doubled.popitem(last=False)
+        if entry.epoch == self._plan.epoch:
+            self.detour.is_suspect = True
+            self.detour.scout_s = max(self.detour.scout_s, entry.admitted_s)
 
     def is_hopeless(self, late: Plan | None, may_detour: bool, limit_s: float, now: float) -> bool:
         """Whether the running plan is to be left, since a frame of the plan `late` is late.
@@ -235,18 +349,24 @@ class Flow:
         outage is over, and the late ones are likely to come home then.
         """
         late = [entry for entry in late if entry.epoch]  # a second attempt on the device itself would not be faster
-        if not may_detour or len(self._plan.stages) == 1:
+        if not may_detour or self._plan.is_device_only:
             return late
-        is_due = now >= self.detour_s(in_flight) and not has_detour(in_flight)
+        is_due = now >= self.detour_s(in_flight, now) and not has_detour(in_flight)
         return late[:1] if is_due else []
 
-    def detour_s(self, in_flight: Iterable[Entry[Picture]]) -> float:
+    def detour_s(self, in_flight: Iterable[Entry[Picture]], now: float) -> float:
         """From when on frames take the detour, if nothing comes home before; infinite for never."""
         own = (entry.admitted_s for entry in in_flight if entry.epoch == self._plan.epoch)
-        oldest_s = min(own, default=math.inf)
-        if len(self._plan.stages) == 1 or math.isinf(oldest_s):
+        # A frame that was computed here meanwhile is on its way still: no other has to find out.
+        oldest_s = min(own, default=self.detour.scout_s if now < self.detour.scout_s + SCOUT_S else math.inf)
+        if self._plan.is_device_only or math.isinf(oldest_s):
             return math.inf
         return self.detour.due_s(oldest_s, self._window.rate, self._latency_s.figure().window)
+
+
+def is_stalled(ledger: Ledger[Picture, Outcome], waits: bool) -> bool:
+    """Whether frames are in flight and no other can be begun; `waits` tells that one waits for that."""
+    return ledger.in_flight > 0 and not (waits and ledger.has_room)
 
 
 def has_detour(in_flight: Iterable[Entry[Picture]]) -> bool:

@@ -36,7 +36,8 @@ class Tiling:
         ends = [graph.cut(name.strip()).name for name in self.stacks.split(",")] if self.stacks else []
         rows = (1 / max(2, self.count),) * max(2, self.count)
         workers = (edge, *(worker_name(number) for number in range(1, self.count)))
-        return TilePlan(tuple(TileStack(end, rows) for end in ends), workers, self.codec, open=True)
+        stacks = tuple(TileStack(end, rows, chained=number > 0) for number, end in enumerate(ends))
+        return TilePlan(stacks, workers, self.codec, open=True)
 
 
 def worker_name(number: int) -> str:

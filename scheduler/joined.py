@@ -12,6 +12,8 @@ from scheduler.world import Advice, Advisor, World
 class Joined:
     """An advisor that hides all other links, which on one machine are as fast as its memory.
 
+    Tile workers stand beside their edge node, and no trace is ever of the way between them.
+
     Args:
         inner: advises.
         links: the pairs of nodes that are joined.
@@ -23,7 +25,10 @@ class Joined:
 
     def advise(self, world: World) -> Advice:
         """The inner advisor's advice in the world without the other links."""
-        links = {name: found for name, found in world.links.items() if name in self._links}
+        workers = {each.name for each in world.candidates if each.tier is None}
+        links = {
+            name: found for name, found in world.links.items() if name in self._links or not workers.isdisjoint(name)
+        }
         return self._inner.advise(dataclasses.replace(world, links=links))
 
     def stage_s(self, plan: Plan, node: str) -> float | None:

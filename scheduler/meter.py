@@ -7,13 +7,14 @@ import threading
 from collections import OrderedDict, deque
 
 from pipeline.frames.wire import Hop
-from scheduler.reports import Figure, StageReport
+from scheduler.reports import MAX_STAGES, Figure, StageReport
 
 WINDOW_FRAMES = 64
 """Frames over which a window figure looks back."""
 
-MAX_STAGES = 64
-"""(stream, epoch) pairs that a node keeps figures of; the oldest leave first."""
+EPOCHS_KEPT = 4
+"""Plans of one stream that figures are kept of: the running one, the next, and those that drain. A stream that is
+planned again every minute would else have a day's plans in each report."""
 
 
 class Series:
@@ -70,14 +71,43 @@ def _per_second(count: int, seconds: float) -> float:
     return count / seconds if seconds > 0 else 0.0
 
 
+PARTS = ("compute_s", "queue_s", "unpack_s", "pack_s", "packed_bytes")
+"""What is told of a hop."""
+
+
 class _StageSeries:
+    """The hops of one (stream, epoch): added in a moment for every frame, worked out only for a report."""
+
     def __init__(self) -> None:
         self.frames = Rate()
-        self.parts = {name: Series() for name in ("compute_s", "queue_s", "unpack_s", "pack_s", "packed_bytes")}
+        self._window: deque[Hop] = deque(maxlen=WINDOW_FRAMES)
+        self._compute_s = self._queue_s = self._unpack_s = self._pack_s = self._packed_bytes = 0.0
+        self._figures: dict[str, Figure] = {}
+        self._figured = 0
+
+    def add(self, hop: Hop, now: float) -> None:
+        self.frames.tick(now)
+        self._window.append(hop)
+        self._compute_s += hop.compute_s
+        self._queue_s += hop.queue_s
+        self._unpack_s += hop.unpack_s
+        self._pack_s += hop.pack_s
+        self._packed_bytes += hop.packed_bytes
+
+    def figures(self) -> dict[str, Figure]:
+        count = self.frames.count
+        if self._figured != count:
+            sums = (self._compute_s, self._queue_s, self._unpack_s, self._pack_s, self._packed_bytes)
+            for name, total in zip(PARTS, sums, strict=True):
+                values = [getattr(hop, name) for hop in self._window]
+                self._figures[name] = Figure(values[-1], statistics.median(values), total / count)
+            self._figured = count
+        return self._figures
 
 
 class StageMeter:
-    """Figures of every (stream, epoch) that this node computes; written by one thread, read by another."""
+    """Figures of the plans that this node computes: of each stream the last `EPOCHS_KEPT`, and `MAX_STAGES` in all; the
+    one that was computed longest ago is forgotten first. Written by one thread, read by another."""
 
     def __init__(self) -> None:
         self._stages: OrderedDict[tuple[str, int], _StageSeries] = OrderedDict()
@@ -88,12 +118,18 @@ class StageMeter:
         with self._lock:
             series = self._stages.get((stream, epoch))
             if series is None:
-                series = self._stages[stream, epoch] = _StageSeries()
-            series.frames.tick(now)
-            for name, part in series.parts.items():
-                part.add(getattr(hop, name))
-            while len(self._stages) > MAX_STAGES:
-                self._stages.popitem(last=False)
+                series = self._begun(stream, epoch)
+            self._stages.move_to_end((stream, epoch))
+            series.add(hop, now)
+
+    def _begun(self, stream: str, epoch: int) -> _StageSeries:
+        begun = self._stages[stream, epoch] = _StageSeries()
+        same = [key for key in self._stages if key[0] == stream]
+        for key in same[:-EPOCHS_KEPT]:
+            del self._stages[key]
+        while len(self._stages) > MAX_STAGES:
+            self._stages.popitem(last=False)
+        return begun
 
     def reports(self) -> tuple[StageReport, ...]:
         """One report per (stream, epoch)."""
@@ -104,7 +140,7 @@ class StageMeter:
                     epoch,
                     series.frames.count,
                     fps=series.frames.figure(),
-                    **{name: part.figure() for name, part in series.parts.items()},
+                    **series.figures(),
                 )
                 for (stream, epoch), series in self._stages.items()
             )

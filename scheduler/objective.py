@@ -15,6 +15,8 @@ class Goal(StrEnum):
     """A quantity that less is better of; `throughput` stands for the period."""
 
     THROUGHPUT = "throughput"
+    HEADROOM = "headroom"
+    """The throughput that there would be, were the links as fast as they may become."""
     LATENCY = "latency"
     BYTES = "bytes"
     CLOUD = "cloud"
@@ -68,10 +70,18 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def levels(self) -> tuple[Priority, ...]:
-        """The priorities, with latency behind them, to decide between plans that are equal in all of them."""
-        if any(priority.goal is Goal.LATENCY for priority in self.priorities):
-            return self.priorities
-        return (*self.priorities, Priority(Goal.LATENCY))
+        """The priorities, with headroom behind throughput, and latency behind all, to decide between equal plans.
+
+        Where a link is the bottleneck, plans of the same bytes are alike in throughput, but what one of them has in
+        hand is throughput as soon as the link is faster, before any switch could be made.
+        """
+        named = {priority.goal for priority in self.priorities}
+        found: list[Priority] = []
+        for priority in self.priorities:
+            found.append(priority)
+            if priority.goal is Goal.THROUGHPUT and Goal.HEADROOM not in named:
+                found.append(Priority(Goal.HEADROOM, priority.tolerance))
+        return tuple(found) if Goal.LATENCY in named else (*found, Priority(Goal.LATENCY))
 
     @classmethod
     def parse(cls, text: str, **bounds: float | str | bool | None) -> Objective:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from scheduler.estimate import stepped
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.registry import NodeRecord, Registry
 from scheduler.sharing import LEAST_SHARE, Demand, Demands, sent_bps
-from scheduler.streams import StreamState, participants
+from scheduler.streams import StreamState
 from scheduler.world import Candidate, World
 
 MAX_CANDIDATES = 6
@@ -27,6 +27,16 @@ STEP = 0.03
 FPS_STEP, RTT_STEP_S, UNCERTAINTY_STEP = 0.1, 0.001, 0.1
 """The same for the other figures of a world, absolute."""
 
+READ_S = 1.0
+"""What streams use is read off the nodes' reports, which come once in that time."""
+
+SILENT_LINK_S = 5.0
+"""A link over which nothing came for so long carries nothing: it is probed every three seconds, reported every one."""
+
+QUIET_S = 2.0
+"""A link of the running plan over which nothing came for two reports may be in an outage: what is known of it is of
+the time before."""
+
 LinkName = tuple[str, str]
 
 
@@ -34,7 +44,7 @@ def demand_of(state: StreamState, registry: Registry, now: float) -> Demand:
     """What the stream uses now, and what it is about to use: others that are planned meanwhile leave room for it."""
     nodes: dict[str, float] = {}
     links: dict[LinkName, float] = {}
-    for name in participants(state.current):
+    for name in state.current.participants:
         record = registry.get(name)
         if record is not None and record.alive:
             nodes[name] = record.usage.get(state.stream, 0.0)
@@ -44,6 +54,38 @@ def demand_of(state: StreamState, registry: Registry, now: float) -> Demand:
     return Demand(state.settings.weight, nodes, links)
 
 
+class Uses:
+    """What all streams use, read off the reports once a `READ_S`; of a stream that is decided, at once."""
+
+    def __init__(self) -> None:
+        self._read_s = -math.inf
+        self._used: dict[str, Demand] = {}
+        self._demands: Demands | None = None
+
+    def forget(self) -> None:
+        """A node came or went: read all anew."""
+        self._read_s = -math.inf
+
+    def demands(self, registry: Registry, streams: Mapping[str, StreamState], now: float) -> Demands:
+        """Of all streams; one whose device is gone uses nothing."""
+        if now - self._read_s >= READ_S:
+            self._used = {
+                name: demand_of(state, registry, now)
+                for name, state in streams.items()
+                if registry.usable(state.device)
+            }
+            self._read_s, self._demands = now, None
+        if self._demands is None:
+            self._demands = Demands(self._used)
+        return self._demands
+
+    def decided(self, state: StreamState, registry: Registry, now: float) -> None:
+        """A stream was given another plan."""
+        if state.stream in self._used:
+            self._used[state.stream] = demand_of(state, registry, now)
+            self._demands = None
+
+
 @dataclass(frozen=True)
 class Outlook:
     """Builds worlds from what is known at one instant."""
@@ -51,46 +93,44 @@ class Outlook:
     registry: Registry
     streams: Mapping[str, StreamState]
     now: float
-    _least_busy: dict[Tier | None, list[NodeRecord]] = field(default_factory=dict)
+    uses: Uses = field(default_factory=Uses)
+    _shared: dict[str, _Servers] = field(default_factory=dict)
 
-    @functools.cached_property
+    @property
     def demands(self) -> Demands:
-        """What all streams use; of a stream whose device is gone, nothing."""
-        return Demands(self._used)
-
-    @functools.cached_property
-    def _used(self) -> dict[str, Demand]:
-        return {
-            name: demand_of(state, self.registry, self.now)
-            for name, state in self.streams.items()
-            if self.registry.usable(state.device)
-        }
+        """What all streams use."""
+        return self.uses.demands(self.registry, self.streams, self.now)
 
     def decided(self, state: StreamState) -> None:
         """A stream was given another plan: it uses something else now."""
-        if state.stream in self._used:
-            self._used[state.stream] = demand_of(state, self.registry, self.now)
-        self.__dict__.pop("demands", None)
+        self.uses.decided(state, self.registry, self.now)
 
     def nodes(self, state: StreamState) -> list[NodeRecord]:
         """The stream's candidates: its device, then edges, clouds and tile workers."""
         device = self.registry.get(state.device)
-        found = [device] if device is not None else []
-        for tier, limit in ((Tier.EDGE, MAX_CANDIDATES), (Tier.CLOUD, MAX_CANDIDATES), (None, MAX_WORKERS)):
-            found.extend(self._of_tier(state, tier, limit))
-        return found
+        found = self._servers(state).nodes
+        return [*found] if device is None else [device, *found]
 
-    def _of_tier(self, state: StreamState, tier: Tier | None, limit: int) -> list[NodeRecord]:
-        if tier not in self._least_busy:
-            self._least_busy[tier] = self.registry.candidates(tier, limit)
-        least_busy = self._least_busy[tier]
-        used = [self.registry.get(name) for name in participants(state.current)]
-        kept = [each for each in used if each is not None and each.usable and each.report.tier is tier]
-        every = {each.name: each for each in (*least_busy, *kept)}
-        return [each for each in every.values() if self._fits(state, each)]
+    def _servers(self, state: StreamState) -> _Servers:
+        shared = self._least_busy(state.model)
+        others = [name for name in state.current.participants[1:] if name not in shared.names]
+        if not others and not state.bans:
+            return shared
+        used = (self.registry.get(name) for name in others)
+        kept = [each for each in used if each is not None and each.usable]
+        every = sorted((*shared.nodes, *kept), key=_rank)
+        return _Servers([each for each in every if self._fits(state, each)])
+
+    def _least_busy(self, model: str) -> _Servers:
+        """Those that any stream of this network may use."""
+        if model not in self._shared:
+            limits = ((Tier.EDGE, MAX_CANDIDATES), (Tier.CLOUD, MAX_CANDIDATES), (None, MAX_WORKERS))
+            chosen = (each for tier, limit in limits for each in self.registry.candidates(tier, limit))
+            self._shared[model] = _Servers([each for each in chosen if each.report.model == model])
+        return self._shared[model]
 
     def _fits(self, state: StreamState, node: NodeRecord) -> bool:
-        return node.report.model == state.model and not state.banned_node(node.name, self.now)
+        return node.report.model == state.model and not state.bans.bars_node(node.name, self.now)
 
     def world(self, state: StreamState) -> World:
         """The estimates under which the stream is planned."""
@@ -121,6 +161,12 @@ class Outlook:
         """Whether a link that the plans use has just come back from an outage, and nothing else has crossed it yet."""
         found = (self.registry.link(*hop) for plan in plans for hop in itertools.pairwise(plan.nodes))
         return any(each is not None and each.freed for each in found)
+
+    def silent(self, plan: Plan, for_s: float = SILENT_LINK_S) -> bool:
+        """Whether a link that the plan uses has carried nothing for so long."""
+        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
+        seen = (None if each is None else each.tracker.estimate(self.now) for each in found)
+        return any(each is None or each.age_s > for_s for each in seen)
 
     def held_up(self, plan: Plan) -> bool:
         """Whether a link that the plan uses was in an outage when last heard of."""
@@ -154,10 +200,25 @@ class Outlook:
         own: list[LinkName] = []
         shared: dict[tuple[tuple[str, ...], ...], None] = {}
         for state in states:
-            device, *tiers = _by_tier(self.nodes(state))
-            own.extend(itertools.product(device, (*tiers[0], *tiers[1])))
-            shared[tuple(tiers)] = None
+            edges, clouds, workers = self._servers(state).tiers
+            own.extend((state.device, name) for name in (*edges, *clouds))
+            shared[edges, clouds, workers] = None
         return list(dict.fromkeys([*own, *(link for tiers in shared for link in _behind(*tiers))]))
+
+
+class _Servers:
+    """Edges, clouds and tile workers, in this order."""
+
+    def __init__(self, nodes: list[NodeRecord]) -> None:
+        self.nodes = nodes
+        self.names = frozenset(each.name for each in nodes)
+        _, *self.tiers = _by_tier(nodes)
+        """Their names, by tier."""
+
+
+def _rank(node: NodeRecord) -> int:
+    """Order of the tiers; tile workers come last."""
+    return len(Tier) if node.report.tier is None else node.report.tier.rank
 
 
 def routes(nodes: Iterable[NodeRecord]) -> list[LinkName]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from pipeline.errors import AnabranchError
-from pipeline.plan import Plan
+from pipeline.plan import Plan, device_only, same, signature
 from scheduler.events import DecisionRecord
-from scheduler.outlook import Outlook, alike
-from scheduler.policy import Gain, Offer, gain
+from scheduler.outbox import Outbox
+from scheduler.outlook import QUIET_S, Outlook, alike
+from scheduler.policy import Gain, Offer, gain, gain_noise
 from scheduler.problem import LinkEstimate
-from scheduler.streams import MAX_DRAINING, StreamState, about, device_only, participants, same, signature
+from scheduler.streams import MAX_DRAINING, StreamState
 from scheduler.world import Advice, Advisor, World
 
 ANY_DEVICE = "*"
@@ -36,21 +37,24 @@ class PlanningConfig:
     """A node that a fixed plan names and nobody has heard of is reported after this."""
     plans_per_sweep: int = 3
     """Bounds the time that one event takes; streams take turns, the urgent ones first."""
+    routine_per_sweep: int = 2
+    """Of them, those of streams that nothing has happened to: they are most of the work with hundreds of streams."""
 
 
 class PlanDesk:
     """Plans the streams that are due."""
 
-    def __init__(self, advisor: Advisor, config: PlanningConfig, note: Callable[[DecisionRecord], None]) -> None:
+    def __init__(self, advisor: Advisor, config: PlanningConfig, outbox: Outbox) -> None:
         self._advisor = advisor
         self._config = config
-        self._note = note
+        self._outbox = outbox
 
     def plan_due(self, streams: Iterable[StreamState], outlook: Outlook) -> None:
         """Plan those whose turn it is, the urgent ones first, then those that wait longest."""
         due = [state for state in streams if self._due(state, outlook)]
         due.sort(key=lambda state: (not state.urgent, state.planned_s, state.stream))
-        for state in due[: self._config.plans_per_sweep]:
+        urgent = sum(state.urgent for state in due)
+        for state in due[: min(self._config.plans_per_sweep, urgent + self._config.routine_per_sweep)]:
             state.planned_s, state.urgent = outlook.now, False
             if state.settings.planner == "fixed":
                 self._plan_fixed(state, outlook)
@@ -70,7 +74,7 @@ class PlanDesk:
         if advice is None:
             return
         self._complain(state, f"no plan keeps {advice.broken}" if advice.broken else "", outlook.now)
-        if state.banned(advice.plan, outlook.now):
+        if state.bans.bars(advice.plan, outlook.silent, outlook.now):
             state.policy.kept()
             return
         if same(advice.plan, state.current):
@@ -103,6 +107,7 @@ class PlanDesk:
             return
         found = gain(state.settings.objective, advice.current_cost, advice.cost, world.fps)
         noise = outlook.noise(state.current, advice.plan)
+        noise = gain_noise(found.goal, advice.current_cost, advice.cost, world.fps, noise)
         verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken, noise), now)
         figures |= {"gain": min(found.ratio, MAX_FIGURE), "threshold": verdict.threshold}
         if state.is_idle:  # nothing runs yet that a switch could cost, and the device waits for a word
@@ -125,7 +130,9 @@ class PlanDesk:
             self._expect(state, advice, world, outlook)
         elif signature(advice.plan) != state.kept:
             state.kept = signature(advice.plan)
-            self._note(DecisionRecord(now, "keep", verdict.reason, state.stream, plan=advice.plan, figures=figures))
+            self._outbox.note(
+                DecisionRecord(now, "keep", verdict.reason, state.stream, plan=advice.plan, figures=figures)
+            )
 
     def _in_doubt(self, state: StreamState, plan: Plan, outlook: Outlook) -> bool:
         """Whether to let an outage pass before another plan is weighed.
@@ -135,7 +142,7 @@ class PlanDesk:
         """
         if outlook.freed(state.current, plan):
             return True
-        return state.may_detour and outlook.held_up(state.current)
+        return state.may_detour and (outlook.held_up(state.current) or outlook.silent(state.current, QUIET_S))
 
     def regret(self, state: StreamState, outlook: Outlook) -> str:
         """Why the prepared plan is no longer worth its switch, or an empty string.
@@ -167,13 +174,13 @@ class PlanDesk:
         found: Gain | None = None,
     ) -> None:
         numbered = state.prepare(plan, reason, now, found)
-        state.kept = ""
-        self._note(
+        state.kept = None
+        self._outbox.note(
             DecisionRecord(now, "prepare", reason, state.stream, epoch=numbered.epoch, plan=numbered, figures=figures)
         )
-        if len(plan.stages) == 1:  # the device can always run it: nobody has to be ready
+        if plan.is_device_only:  # the device can always run it: nobody has to be ready
             state.commit()
-            self._note(about(state, "commit", f"on the device alone; {reason}", now, numbered))
+            self._outbox.note_plan(state, "commit", f"on the device alone; {reason}", now, numbered)
 
     def _expect(self, state: StreamState, advice: Advice, world: World, outlook: Outlook) -> None:
         """Let the streams that are planned next know what this one is about to use."""
@@ -196,9 +203,9 @@ class PlanDesk:
             return
         runs = same(plan, state.current)
         # Epoch 0 is the device's own; a device that waits for the scheduler's word must get one, were it the same plan.
-        if state.banned(plan, now) or (runs and state.current.epoch):
+        if state.bans.bars(plan, outlook.silent, now) or (runs and state.current.epoch):
             return
-        missing = [name for name in participants(plan) if not outlook.registry.usable(name)]
+        missing = [name for name in plan.participants if not outlook.registry.usable(name)]
         if missing:
             since = state.missing_since_s = now if state.missing_since_s is None else state.missing_since_s
             needed = [name for name in missing if name in plan.nodes]
@@ -214,7 +221,7 @@ class PlanDesk:
 
     def _complain(self, state: StreamState, problem: str, now: float) -> None:
         if problem and problem != state.problem:
-            self._note(DecisionRecord(now, "problem", problem, state.stream, state.device))
+            self._outbox.note(DecisionRecord(now, "problem", problem, state.stream, state.device))
         state.problem = problem
 
 

@@ -9,11 +9,11 @@ is gone.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from scheduler.bounds import busy_s
 from scheduler.estimate import MEMORY_S
 from scheduler.objective import Goal, Objective
 from scheduler.problem import Cost
@@ -31,6 +31,9 @@ class PolicyConfig:
     """No plan is left earlier than this for a gain below `large_gain`."""
     confirm_s: float = 2.0
     """A gain below `large_gain` must have been seen for this long without a break."""
+    pays_s: float = 5.0
+    """A gain of `margin` pays for its switch in this time (the dwell time and the confirmation). One that has lasted
+    for longer is likely to last as long again: it may be the smaller for it."""
     large_gain: float = 1.5
     """From this ratio on, and from twice the noise margin on, a change is no noise: neither dwell nor confirmation
     is asked for."""
@@ -42,6 +45,9 @@ class PolicyConfig:
     plan down once may be over soon, what did so again is not."""
     max_dwell_s: float = 30.0
 
+
+NEAR = 0.02
+"""Plans within this share of each other in a goal are alike in it, and the next goal decides."""
 
 MAX_GAIN = 100.0
 """A gain above this counts as this in a mean."""
@@ -65,7 +71,7 @@ class Offer:
     """The bound that the current plan breaks, or empty."""
     candidate_broken: str = ""
     noise: float = 0.0
-    """Log deviation of the links' estimates about their levels, from the number of samples alone."""
+    """Log deviation of the gain, from the number of samples of the links alone (see `gain_noise`)."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +94,21 @@ class SwitchPolicy:
         self._latest_s = -math.inf
         self._better_since_s: float | None = None
         """Since when the gain has been what is asked for."""
-        self._above_since_s: float | None = None
-        """Since when it has been above the margin."""
-        self._logs: list[float] = []
-        """Of the gains since then."""
+        self._above, self._near = _Lasting(), _Lasting()
+        """Gains above the margin, and above `NEAR`, without a break."""
 
     def judge(self, offer: Offer, now: float) -> Verdict:
         """Whether to switch to the candidate."""
-        least, lasting, threshold = self._thresholds(offer, now)
+        threshold = 1.0 + max(self.config.margin, self.config.noise_margin * offer.noise) + self._steps(now)
         large = max(self.config.large_gain, threshold, 1.0 + 2.0 * self.config.noise_margin * offer.noise)
         if offer.current_broken and not offer.candidate_broken:
             return Verdict(True, f"{offer.current_broken} is broken", 0.0)
         if offer.candidate_broken and not offer.current_broken:
             return self._keep(f"{offer.candidate_broken} would be broken", threshold)
         gain, goal = offer.gain.ratio, offer.gain.goal
-        if gain < least:
-            return self._keep(f"{goal} gain {gain:.2f} is below {least:.2f}", least)
-        since = self._since(gain, lasting, threshold, now)
+        if gain < 1.0 + NEAR + self._steps(now):
+            return self._keep(f"{goal} gain {gain:.2f} is below {threshold:.2f}", threshold)
+        since = self._since(offer, threshold, now)
         if since is None:
             return Verdict(False, f"{goal} gain {gain:.2f} is below {threshold:.2f}", threshold)
         wait_s = self._wait_s(now, since, gain >= large)
@@ -114,7 +118,9 @@ class SwitchPolicy:
 
     def kept(self) -> None:
         """No better plan is on offer: a gain that shows again has to last anew."""
-        self._above_since_s = self._better_since_s = None
+        self._better_since_s = None
+        self._above.end()
+        self._near.end()
 
     def switched(self, now: float, ratio: float = math.inf, *, forced: bool = False) -> None:
         """A switch was decided.
@@ -135,30 +141,41 @@ class SwitchPolicy:
         self.kept()
         return Verdict(False, reason, threshold)
 
-    def _thresholds(self, offer: Offer, now: float) -> tuple[float, float, float]:
-        """The gain below which a candidate is not looked at, the mean gain that is enough, and the gain that is.
+    def _steps(self, now: float) -> float:
+        return self.config.step * sum(1 for at in self._small if now - at < self.config.memory_s)
 
-        The estimates' noise is another one after some four of their memories: the mean of gains over n times as long is
-        1 / sqrt(n) as noisy.
-        """
-        steps = self.config.step * sum(1 for at in self._small if now - at < self.config.memory_s)
-        lasted_s = 0.0 if self._above_since_s is None else now - self._above_since_s
-        noise = self.config.noise_margin * offer.noise
-        lasting = noise / math.sqrt(1.0 + lasted_s / (4.0 * MEMORY_S))
-        least = self.config.margin
-        return 1.0 + least + steps, 1.0 + max(least, lasting) + steps, 1.0 + max(least, noise) + steps
-
-    def _since(self, gain: float, lasting: float, threshold: float, now: float) -> float | None:
+    def _since(self, offer: Offer, threshold: float, now: float) -> float | None:
         """Since when the candidate is better, by each gain or by their mean; None where it is not."""
-        if self._above_since_s is None:
-            self._above_since_s, self._logs = now, []
-        self._logs.append(math.log(min(gain, MAX_GAIN)))
+        gain, noise = offer.gain.ratio, offer.noise
+        margin, steps = self.config.margin, self._steps(now)
+        if offer.gain.goal is Goal.HEADROOM:
+            self._near.end()  # it pays once the link is faster, and not in time
+        else:
+            self._near.add(gain, now)
+        if gain < 1.0 + margin + steps:
+            self._above.end()
+        else:
+            self._above.add(gain, now)
         if gain < threshold:
             self._better_since_s = None
         elif self._better_since_s is None:
             self._better_since_s = now
-        is_enough = math.exp(statistics.fmean(self._logs)) >= lasting
-        return self._above_since_s if is_enough else self._better_since_s
+        if self._above.mean >= 1.0 + max(margin, self._lasting_noise(noise, self._above.lasted_s(now))) + steps:
+            return self._above.since_s
+        lasted_s = self._near.lasted_s(now)
+        if lasted_s > self.config.pays_s:
+            paid = max(NEAR, margin * self.config.pays_s / lasted_s)
+            if self._near.mean >= 1.0 + max(paid, self._lasting_noise(noise, lasted_s)) + steps:
+                return self._near.since_s
+        return self._better_since_s
+
+    def _lasting_noise(self, noise: float, lasted_s: float) -> float:
+        """What is asked for of a mean of gains over a time.
+
+        The estimates' noise is another one after some four of their memories: the mean over n times as long is
+        1 / sqrt(n) as noisy.
+        """
+        return self.config.noise_margin * noise / math.sqrt(1.0 + lasted_s / (4.0 * MEMORY_S))
 
     def _wait_s(self, now: float, since: float, large: bool) -> float:
         forced = sum(1 for at in self._forced if now - at < self.config.forced_memory_s)
@@ -169,11 +186,9 @@ class SwitchPolicy:
         return max(self._latest_s + dwell_s - now, confirmed)
 
 
-NEAR = 0.02
-"""Plans within this share of each other in a goal are alike in it, and the next goal decides."""
-
 _COST_OF: dict[Goal, Callable[[Cost, float], float]] = {
     Goal.THROUGHPUT: lambda cost, fps: max(cost.period_s, 1.0 / fps if fps > 0 else 0.0),
+    Goal.HEADROOM: lambda cost, fps: max(cost.headroom_s, 1.0 / fps if fps > 0 else 0.0),
     Goal.LATENCY: lambda cost, fps: cost.latency_s,
     Goal.BYTES: lambda cost, fps: cost.bytes,
     Goal.CLOUD: lambda cost, fps: cost.cloud_busy_s,
@@ -199,3 +214,60 @@ def gain(objective: Objective, current: Cost, candidate: Cost, fps: float = 0.0)
         if not 1.0 / (1.0 + max(NEAR, level.tolerance)) <= ratio <= 1.0 + max(NEAR, level.tolerance):
             return Gain(ratio, level.goal)
     return Gain(1.0, objective.levels[0].goal)
+
+
+def gain_noise(goal: Goal, current: Cost, candidate: Cost, fps: float, noise: float) -> float:
+    """Log deviation of a gain, where the links' estimates have one of `noise`.
+
+    A gain is as uncertain as the links only where one plan waits for them and the other does not. Of two plans that
+    both send all the time it is the ratio of their bytes, whatever the link does.
+    """
+    of = _COST_OF[goal]
+    logs = []
+    for factor in (math.exp(-noise), 1.0, math.exp(noise)):
+        old, new = of(_slower(current, factor), fps), of(_slower(candidate, factor), fps)
+        if not (0.0 < old < math.inf and 0.0 < new < math.inf):
+            return noise
+        logs.append(math.log(old / new))
+    return max(abs(logs[0] - logs[1]), abs(logs[2] - logs[1]))
+
+
+def _slower(cost: Cost, factor: float) -> Cost:
+    """A plan's cost where all links take so many times as long."""
+    if not cost.links:
+        return cost
+    sent_s = [*(link.transfer_s for link in cost.links), cost.home.transfer_s]
+    busy = busy_s(cost.stages)
+    period_s = max(busy, factor * max(sent_s))
+    return replace(
+        cost,
+        latency_s=cost.latency_s + (factor - 1.0) * sum(sent_s),
+        period_s=period_s,
+        headroom_s=max(busy, cost.headroom_s * period_s / cost.period_s) if cost.period_s > 0.0 else busy,
+    )
+
+
+class _Lasting:
+    """Gains in a row."""
+
+    def __init__(self) -> None:
+        self.since_s: float | None = None
+        self._sum_of_logs, self._count = 0.0, 0
+
+    def add(self, gain: float, now: float) -> None:
+        if self.since_s is None:
+            self.since_s = now
+        self._sum_of_logs += math.log(min(gain, MAX_GAIN))
+        self._count += 1
+
+    def end(self) -> None:
+        self.since_s = None
+        self._sum_of_logs, self._count = 0.0, 0
+
+    @property
+    def mean(self) -> float:
+        """Geometric; 0 where there are none."""
+        return math.exp(self._sum_of_logs / self._count) if self._count else 0.0
+
+    def lasted_s(self, now: float) -> float:
+        return 0.0 if self.since_s is None else now - self.since_s

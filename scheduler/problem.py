@@ -185,6 +185,8 @@ class Cost:
     """From admission to the result, without waiting in queues."""
     period_s: float
     """Time of the slowest stage or link: seconds between results."""
+    headroom_s: float
+    """The same, were the links as fast as they may become (see `bounds.faster`)."""
     bytes: float
     """Per frame, all links together."""
     accuracy_drop: float | None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from pipeline.plan import Tier
-from scheduler.estimate import LinkEstimator, SlowdownEstimator
-from scheduler.reports import Readiness, Report
+from scheduler.estimate import LinkEstimator
+from scheduler.reports import MAX_LINKS, Readiness, Report
+from scheduler.slowdown import SlowdownEstimator
 
 MISSED_HEARTBEATS = 3
 """So many missed in a row are a death: one is a lost message, two are a busy machine."""
@@ -18,7 +20,6 @@ FORGET_S = 60.0
 """A dead node is forgotten after this."""
 
 MAX_NODES = 5000
-MAX_LINKS_PER_NODE = 64
 MAX_STREAMS_PER_NODE = 64
 CLASH_AFTER = 3
 """So many reports of a former incarnation are no late messages: two processes share one name."""
@@ -151,16 +152,17 @@ class Registry:
         return None if record is None else record.links.get(source)
 
     def link_of(self, record: NodeRecord, peer: str) -> LinkEstimator | None:
-        """As `link`, but made where it is new; None where the node names more peers than it may."""
+        """As `link`, but made where it is new; None for a peer that has not registered (strangers make names up), and
+        for more than `MAX_LINKS`."""
         found = record.links.get(peer)
-        if found is None and len(record.links) < MAX_LINKS_PER_NODE:
+        if found is None and peer in self._nodes and len(record.links) < MAX_LINKS:
             found = record.links[peer] = LinkEstimator()
         return found
 
     def candidates(self, tier: Tier | None, limit: int) -> list[NodeRecord]:
         """The least busy usable nodes of a tier, in a fixed order."""
         found = [each for each in self._nodes.values() if each.report.tier is tier and each.usable]
-        return sorted(found, key=lambda each: (sum(each.usage.values()), each.name))[:limit]
+        return heapq.nsmallest(limit, found, key=lambda each: (sum(each.usage.values()), each.name))
 
     def _renew(self, record: NodeRecord, report: Report, now: float) -> None:
         record.former.append(record.report.incarnation)

@@ -2,7 +2,8 @@
 
 A report is the node's heartbeat and its registration. It is complete: the scheduler needs no earlier one to
 understand it, so any may be lost, late or doubled. All times are durations or ages, so no two machines' clocks
-are ever compared.
+are ever compared. Nothing here can be part of a cycle, so the collector need not walk through it (`gc=False`): a
+thousand nodes' reports are 40,000 objects a second.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ MAX_TEXT = 2000
 MAX_CROSSINGS = 32
 """Most crossings that one report holds per link; a node merges older ones (see `timing.CrossingLog`)."""
 
+MAX_LINKS = 512
+"""Most links that one report tells of (see `nodes.links`)."""
+
+MAX_STAGES = 256
+"""Most (stream, epoch) pairs that one report tells of (see `meter.StageMeter`)."""
+
 MAX_LIST = 1024
 """Most entries of any list or map of a control message that has no narrower bound."""
 
@@ -35,7 +42,7 @@ Epochs = Annotated[tuple[Epoch, ...], msgspec.Meta(max_length=MAX_LIST)]
 Counts = Annotated[dict[Name, Count], msgspec.Meta(max_length=64)]
 
 
-class Endpoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Endpoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Where a node's inboxes are bound, as its peers reach them; empty where it has none."""
 
     frames: Name = ""
@@ -43,7 +50,7 @@ class Endpoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tiles: Name = ""
 
 
-class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """The state of the machine that a node runs on."""
 
     cores: Count = 1
@@ -60,7 +67,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Charge from 0 to 1; None on mains or where there is none."""
 
 
-class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One quantity, told apart by how far back it looks."""
 
     instant: Number = 0.0
@@ -71,7 +78,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Mean over the whole run."""
 
 
-class QueueReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class QueueReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One bounded queue of a node."""
 
     name: Name
@@ -81,7 +88,7 @@ class QueueReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Messages dropped since the start, by reason."""
 
 
-class StageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What one stage of one plan did on this node."""
 
     stream: Name
@@ -97,7 +104,7 @@ class StageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes that one frame sends to the next stage."""
 
 
-class Crossing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Crossing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Messages that crossed a link, timed by their receiver."""
 
     payload_bytes: Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
@@ -110,7 +117,7 @@ class Crossing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """True for bytes sent only to measure."""
 
 
-class LinkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LinkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """The link from `peer` to the reporting node, which is the receiver."""
 
     peer: Name
@@ -126,7 +133,7 @@ class LinkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All payload bytes of this link since the start."""
 
 
-class Readiness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Readiness(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Which plans of one stream a node can run."""
 
     stream: Name
@@ -141,7 +148,7 @@ class Readiness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.refused.get(str(epoch))
 
 
-class StreamReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StreamReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A stream, told by the device that it starts at."""
 
     stream: Name
@@ -175,7 +182,7 @@ class StreamReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The highest epoch that frames were ever stamped with: a plan may be taken up and given up between two reports."""
 
 
-class NodeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NodeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Something that happened on a node, for the log and the viewers."""
 
     kind: Name
@@ -186,7 +193,7 @@ class NodeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age_s: Seconds = 0.0
 
 
-class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="report"):
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, tag="report"):
     """All that the scheduler knows of a node."""
 
     node: Name
@@ -206,8 +213,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="repor
     endpoints: Endpoints = Endpoints()
     load: Load = Load()
     queues: Annotated[tuple[QueueReport, ...], msgspec.Meta(max_length=64)] = ()
-    stages: Annotated[tuple[StageReport, ...], msgspec.Meta(max_length=64)] = ()
-    links: Annotated[tuple[LinkReport, ...], msgspec.Meta(max_length=64)] = ()
+    stages: Annotated[tuple[StageReport, ...], msgspec.Meta(max_length=MAX_STAGES)] = ()
+    links: Annotated[tuple[LinkReport, ...], msgspec.Meta(max_length=MAX_LINKS)] = ()
     epochs: Annotated[tuple[Readiness, ...], msgspec.Meta(max_length=MAX_LIST)] = ()
     streams: Annotated[tuple[StreamReport, ...], msgspec.Meta(max_length=64)] = ()
     """Streams that start here; empty on all nodes but devices."""

@@ -9,34 +9,24 @@ The device is the truth about what runs: whatever epoch it reports is adopted. S
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
-from pipeline.model.graph import OUTPUT
-from pipeline.plan import Plan, Stage, Tier
+from pipeline.plan import Plan, Signature, device_only
+from scheduler.bans import Bans
 from scheduler.commands import Announcement, SwitchRecord
-from scheduler.events import DecisionRecord, StreamSettings
+from scheduler.events import StreamSettings
 from scheduler.policy import Gain, SwitchPolicy
 from scheduler.registry import NodeRecord
 from scheduler.reports import Endpoints, StreamReport
+from scheduler.switches import Switches
 from scheduler.world import Advice, World
 
 PREPARE_TIMEOUT_S = 30.0
 """A plan that is not ready by then is given up; building and warming a segment takes seconds."""
-
-BAN_S = 30.0
-"""A plan that a node refused, or was not ready for, is not tried again for this long; doubled each time."""
-
-RETREAT_BAN_S = 3.0
-"""A plan that the device gave up by itself rests for this long, doubled each time: a node may answer the scheduler
-and yet take no frames. Three heartbeats, in which a node that is dead shows it."""
-
-FORGIVE_S = 60.0
-"""A plan that has not failed for this long begins with the shortest rest again."""
 
 EXPECTED_S = 3.0
 """After a switch, what the plan was predicted to use counts for others as long: by then nodes have measured it."""
@@ -46,10 +36,6 @@ ADAPTIVE = "joint"
 
 MAX_DRAINING = 8
 """With more plans than this still in flight, no new one is prepared for a mere gain."""
-
-MAX_BANS = 64
-MAX_SWITCHES = 20
-"""Switches remembered for the viewers."""
 
 
 class Nodes(Protocol):
@@ -78,16 +64,6 @@ class Prepared:
     """Sequence of the first announcement that held it: a node that has not heard that one is not ready."""
 
 
-@dataclass(frozen=True)
-class Ban:
-    """A plan, or a node, that is not to be tried for a while."""
-
-    until_s: float
-    failures: int
-    nodes: frozenset[str]
-    """When one of them starts anew, the ban is off."""
-
-
 @dataclass
 class Draining:
     """A plan that may still have frames in flight."""
@@ -114,19 +90,15 @@ class StreamState:
     prepared: Prepared | None = None
     draining: dict[int, Draining] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
-    bans: dict[str, Ban] = field(default_factory=dict)
-    """By signature of a plan, or name of a node."""
+    bans: Bans = field(default_factory=Bans)
     reason: str = "the device's own"
     problem: str = ""
-    switches: deque[SwitchRecord] = field(default_factory=lambda: deque(maxlen=MAX_SWITCHES))
-    before: StreamReport | None = None
-    """The device's figures just before the latest switch, until its gain is measured."""
-    switched_gain: Gain | None = None
+    switches: Switches = field(default_factory=Switches)
     advice: Advice | None = None
     advised_for: World | None = None
     """What `advice` rested on."""
-    kept: str = ""
-    """Signature of the plan that was last offered and not taken, so that it is logged once."""
+    kept: Signature | None = None
+    """The choice that was last offered and not taken, so that it is logged once."""
     urgent: bool = True
     """Whether to plan at once."""
     planned_s: float = float("-inf")
@@ -137,6 +109,8 @@ class StreamState:
     changed: bool = True
     """Whether an announcement is due."""
     missing_since_s: float | None = None
+    alone_s: float = float("-inf")
+    """When its device last began to compute alone: by its first plan, or since it left other nodes."""
 
     @property
     def phase(self) -> str:
@@ -177,9 +151,14 @@ class StreamState:
         """Whether the device may compute frames alone while nothing comes back: not where a plan was asked for."""
         return self.settings.planner == ADAPTIVE
 
+    @property
+    def may_change(self) -> bool:
+        """Whether it may leave the running plan: it is planned, or was driven from its fixed plan."""
+        return self.settings.planner != "fixed" or (bool(self.bans) and self.current.is_device_only)
+
     def involves(self, node: str) -> bool:
         """Whether a plan that must stay runnable has a stage on the node (or tiles, if it is a worker)."""
-        return any(node in participants(plan) for plan in self.plans)
+        return any(node in plan.participants for plan in self.plans)
 
     def next_epoch(self) -> int:
         """An epoch that nobody has ever seen."""
@@ -255,7 +234,8 @@ class StreamState:
         """The device has started anew: none of its frames is in flight, and it knows epoch 0 only."""
         self.draining.clear()
         self.lost.clear()
-        self.prepared, self.before = None, None
+        self.prepared = None
+        self.switches.begin(None)
         self.current = device_only(self.stream, self.device, self.model, 0)
         self.changed = self.urgent = True
         self.reason = "the device started anew"
@@ -272,7 +252,19 @@ class StreamState:
         if self.current.epoch:
             self.draining[self.current.epoch] = Draining(self.current)
 
+    def switched(self, now: float, gain: Gain | None) -> None:
+        """Remember that the current plan has come to run."""
+        self.expected_until_s = now + EXPECTED_S
+        predicted = 1.0 if gain is None else gain.ratio
+        self.switches.add(SwitchRecord(self.stream, self.current.epoch, now, self.reason, predicted), gain)
+
     # --- what the scheduler decides ------------------------------------------------------------------------
+
+    def take_settings(self, settings: StreamSettings) -> None:
+        """What the stream is to reach from now on."""
+        if self.settings != settings:
+            self.settings = settings
+            self.urgent, self.advised_for = True, None
 
     def prepare(self, plan: Plan, reason: str, now: float, gain: Gain | None = None) -> Plan:
         """Begin to switch to `plan`, under an epoch of its own."""
@@ -293,55 +285,18 @@ class StreamState:
         """All nodes are ready: the device may stamp frames with the prepared plan."""
         if self.prepared is not None:
             self.prepared.committed = self.changed = True
-            self.before = self.report
+            self.switches.begin(self.report)
 
     def abandon(self, now: float, *, ban: bool) -> None:
         """Give the prepared plan up; committed ones are only ever superseded."""
         if self.prepared is None:
             return
         if ban:
-            self.ban(self.prepared.plan, now)
+            self.bans.add_plan(self.prepared.plan, now)
         self._supersede()
         self.prepared = None
         self.advised_for = None
         self.changed = self.urgent = True
-
-    def ban(self, plan: Plan, now: float) -> None:
-        """Do not try this plan again for a while."""
-        self._ban(signature(plan), frozenset(plan.nodes), now, BAN_S)
-
-    def retreated(self, plan: Plan, now: float) -> None:
-        """The device gave `plan` up by itself."""
-        if len(plan.stages) > 1:
-            self._ban(signature(plan), frozenset(plan.nodes), now, RETREAT_BAN_S)
-
-    def pardon(self, node: str) -> None:
-        """The node started anew: what failed with it may be tried again."""
-        self.bans = {key: ban for key, ban in self.bans.items() if node == self.device or node not in ban.nodes}
-
-    def ban_node(self, node: str, now: float) -> None:
-        """Plan without this node for a while, so that another plan is found."""
-        if node != self.device:
-            self._ban(f"node {node}", frozenset({node}), now, BAN_S)
-
-    def banned_node(self, node: str, now: float) -> bool:
-        """Whether the node refused a plan, or was not ready in time, lately."""
-        return bool(self.bans) and self._is_banned(f"node {node}", now)
-
-    def _ban(self, key: str, nodes: frozenset[str], now: float, rest_s: float) -> None:
-        last = self.bans.pop(key, None)
-        failures = 0 if last is None or now > last.until_s + FORGIVE_S else last.failures
-        self.bans[key] = Ban(now + rest_s * 2.0 ** min(failures, 6), failures + 1, nodes)
-        while len(self.bans) > MAX_BANS:
-            del self.bans[next(iter(self.bans))]
-
-    def banned(self, plan: Plan, now: float) -> bool:
-        """Whether the plan failed lately."""
-        return self._is_banned(signature(plan), now)
-
-    def _is_banned(self, key: str, now: float) -> bool:
-        ban = self.bans.get(key)
-        return ban is not None and now < ban.until_s
 
     def lose(self, node: str) -> bool:
         """The node's frames are gone.
@@ -419,7 +374,7 @@ class StreamState:
 
     def recipients(self, nodes: Nodes) -> tuple[str, ...]:
         """Everyone that has a part in a plan that must stay runnable, or may take one."""
-        named = (name for plan in self.plans for name in participants(plan))
+        named = (name for plan in self.plans for name in plan.participants)
         is_open = any(plan.tiles is not None and plan.tiles.open for plan in self.plans)
         return tuple(dict.fromkeys([self.device, *named, *(nodes.workers(self.model) if is_open else ())]))
 
@@ -431,51 +386,3 @@ class StreamState:
         running = (*self.report.in_flight_epochs, *self.draining, self.current.epoch)
         prepared = () if self.prepared is None else (self.prepared.plan.epoch,)
         return min((epoch for epoch in (*running, *prepared) if epoch), default=self.highest_epoch + 1)
-
-    # --- what came of a switch -----------------------------------------------------------------------------
-
-    def record_switch(self, now: float, gain: Gain | None) -> None:
-        """Remember the switch that has just come about."""
-        self.switched_gain, self.expected_until_s = gain, now + EXPECTED_S
-        predicted = 1.0 if gain is None else gain.ratio
-        self.switches.append(SwitchRecord(self.stream, self.current.epoch, now, self.reason, predicted))
-
-    def record_measured(self, measured: float) -> None:
-        """Complete the latest switch's record."""
-        self.before = None
-        if self.switches:
-            self.switches[-1] = msgspec.structs.replace(self.switches[-1], measured=measured)
-
-
-def participants(plan: Plan) -> tuple[str, ...]:
-    """Names of all nodes with a part in the plan, tile workers included."""
-    return plan.nodes if plan.tiles is None else tuple(dict.fromkeys((*plan.nodes, *plan.tiles.workers)))
-
-
-def device_only(stream: str, device: str, model: str, epoch: int) -> Plan:
-    """The plan that always works, made without the model's graph."""
-    return Plan(epoch, stream, model, (Stage(Tier.DEVICE, device, OUTPUT),))
-
-
-def signature(plan: Plan) -> str:
-    """What a plan does, whatever its epoch."""
-    return msgspec.json.encode(msgspec.structs.replace(plan, epoch=0)).decode()
-
-
-def same(first: Plan, second: Plan) -> bool:
-    """Whether two plans do the same, whatever their epochs."""
-    return msgspec.structs.replace(first, epoch=second.epoch) == second
-
-
-def settled(state: StreamState, settings: StreamSettings) -> bool:
-    """Whether the stream's settings already are these; takes them where they are not."""
-    if state.settings == settings:
-        return True
-    state.settings = settings
-    state.urgent, state.advised_for = True, None
-    return False
-
-
-def about(state: StreamState, kind: str, reason: str, now: float, plan: Plan) -> DecisionRecord:
-    """The record of a decision on one of the stream's plans."""
-    return DecisionRecord(now, kind, reason, state.stream, state.device, plan.epoch, plan)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.model.graph import Cut, ModelGraph
-from pipeline.plan import TilePlan, TileStack
+from pipeline.plan import TilePlan, TileStack, in_chains
 from scheduler.tables import Floats, Ints
 
 
@@ -46,12 +46,13 @@ class TileTable:
     """Shape (n,): indices of cuts that are comparable with every cut, ascending (see `waists`)."""
     grids: tuple[Grid, ...]
     gain_s: Floats
-    """Shape (grids, n, n): seconds saved by one fused stack from waist i to waist j; at most 0 where not tileable."""
+    """Shape (grids, n, n): seconds saved by one fused stack, or one chain of them, from waist i to waist j; at most 0
+    where not tileable."""
     workers: tuple[str, ...]
     """Node names; the edge node is the first."""
     codec: str = "fp32"
-    stacks: Mapping[tuple[int, int], TileStack] = field(default_factory=dict)
-    """Stacks of unequal tiles, each fitted to its run, by positions of waists; they win over the grids."""
+    stacks: Mapping[tuple[int, int], tuple[TileStack, ...]] = field(default_factory=dict)
+    """The stack, or the chain of stacks, that is fitted to a run, by positions of waists; they win over the grids."""
 
     def __post_init__(self) -> None:
         count = len(self.waists)
@@ -60,7 +61,7 @@ class TileTable:
 
     @functools.cached_property
     def stack_s(self) -> Floats:
-        """Shape (n, n): the most that one fused stack saves, 0 where it saves nothing."""
+        """Shape (n, n): the most that one fused stack or chain saves, 0 where it saves nothing."""
         best = np.triu(np.max(self.gain_s, axis=0, initial=0.0), 1)
         return np.where(np.isfinite(best), best, 0.0)
 
@@ -105,13 +106,14 @@ class TileTable:
     def saved_by(self, graph: ModelGraph, tiles: TilePlan, start: Cut) -> float:
         """Seconds that a given tile plan saves (or, where negative, costs) from cut `start` on.
 
-        A grid that the table does not have counts as the one with as many tiles, or else as no tiling.
+        A grid that the table does not have counts as the one with as many tiles, or else as no tiling; a chain as the
+        best run of blocks that begins and ends with it.
         """
         saved = 0.0
-        for stack in tiles.stacks:
-            end = graph.cut(stack.until)
+        for chain in in_chains(tiles.stacks, lambda _, stack: stack.chained):
+            end = graph.cut(chain[-1].until)
             first, last = int(self.behind(start.index)), int(self.ahead(end.index))
-            number = self._grid(stack)
+            number = self._grid(chain[0])
             if number is not None and first < last:
                 saved += float(self.gain_s[number, first, last])
             start = end
@@ -135,7 +137,7 @@ class TileTable:
             return [TileStack(name)]
         if self.stack_s[first, last] >= saved:
             if (first, last) in self.stacks:
-                return [self.stacks[first, last]]
+                return list(self.stacks[first, last])
             grid = self.grids[int(np.argmax(self.gain_s[:, first, last]))]
             return [TileStack(name, grid.rows, grid.columns)]
         through = self.best_s[first, first + 1 : last] + self.best_s[first + 1 : last, last]

@@ -145,6 +145,8 @@ class CrossingLog:
             return True
         if self._started is None and not self._kept and not self._told.stalled:
             return False
+        if self._kept and self._kept[-1][1].probe and (self.estimator.tracker.doubtful or self._told.doubtful):
+            return True  # whoever sent the probe waits for it, to send the next
         self.estimator.wait(*self._waiting(now))
         own, told = self.estimator.goodput(now), self._told.goodput(now)
         if own is None:
@@ -155,12 +157,14 @@ class CrossingLog:
 
     def take(self, now: float) -> LinkReport:
         """What the next report says; starts the next one."""
-        crossings = tuple(
-            Crossing(each.payload_bytes, each.busy_s, max(0.0, now - then), each.messages, each.probe)
-            for then, each in self._kept
-        )
+        crossings: tuple[Crossing, ...] = ()
+        if self._kept:
+            crossings = tuple(
+                Crossing(each.payload_bytes, each.busy_s, max(0.0, now - then), each.messages, each.probe)
+                for then, each in self._kept
+            )
+            self._kept.clear()
         report = LinkReport(self.peer, crossings, self._rtt_s, *self._waiting(now), self._bytes_total)
-        self._kept.clear()
         self._rtt_s, self._news = None, False
         self._told.add(report, now)
         self._taken_s = now

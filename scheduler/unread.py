@@ -64,7 +64,7 @@ class Unread:
         if now < self._due_s:
             return []
         begin_s = time.thread_time()
-        received = _connections(self._port)
+        received = connections(self._port)
         self._due_s = now + max(CHECK_S, (time.thread_time() - begin_s) / CHECK_SHARE)
         self._bases = {source: base for source, base in self._bases.items() if source in received}
         for source, count in received.items():
@@ -88,8 +88,8 @@ class Unread:
         return found
 
 
-def _connections(port: int) -> dict[Source, int]:
-    """Bytes received on each TCP connection to that port of this process."""
+def connections(port: int) -> dict[Source, int]:
+    """Bytes received on each TCP connection to that port of this process; none where this is not Linux."""
     return dict(found for name in _listed() if (found := _received(int(name), port)) is not None)
 
 

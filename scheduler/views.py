@@ -60,6 +60,6 @@ def stream_view(state: StreamState, waiting_for: Iterable[str]) -> StreamView:
         predicted_latency_s=0.0 if running is None else running.latency_s,
         weight=state.settings.weight,
         planner=state.settings.planner,
-        switches=tuple(state.switches),
+        switches=tuple(state.switches.records),
         problem=state.problem,
     )

@@ -33,13 +33,15 @@ def plot_traces(traces: Sequence[Trace], title: str = "") -> Figure:
     figure = Figure(figsize=(10, 6.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     over_time, distribution = figure.subplots(2, 1, height_ratios=(3, 2))
+    longest_s = max(trace.duration_s for trace in traces)
+    traces = [_lasting(trace, longest_s) for trace in traces]
     unit_bps, unit = _unit(max(_drawn(trace)[1].max() for trace in traces))
     for trace, colour in zip(traces, COLOURS, strict=False):
         _draw_time(over_time, trace, colour, unit_bps, alone=len(traces) == 1)
         _draw_distribution(distribution, trace, colour, unit_bps)
     _finish(over_time, "time (s)", f"rate ({unit})")
-    over_time.set_xlim(0, max(trace.duration_s for trace in traces))
-    _finish(distribution, f"rate ({unit})", "share of time below")
+    over_time.set_xlim(0, longest_s)
+    _finish(distribution, f"rate ({unit}); dots: 5, 50 and 95 % of the time", "share of time below")
     distribution.set_ylim(0, 1.01)
     distribution.set_xlim(left=0)
     if len(traces) == 1:
@@ -77,7 +79,7 @@ def plot_png(traces: Sequence[Trace], title: str = "") -> bytes:
 def _draw_time(axes: Any, trace: Trace, colour: str, unit_bps: float, alone: bool) -> None:
     edges, rates = _drawn(trace)
     values = rates / unit_bps
-    axes.stairs(values, edges, color=colour, linewidth=1.2, label=trace.name)
+    axes.stairs(values, edges, baseline=None, color=colour, linewidth=1.2, label=trace.name)
     if not alone:
         return
     axes.stairs(values, edges, color=colour, fill=True, alpha=0.15)
@@ -121,6 +123,13 @@ def _finish(axes: Any, across: str, up: str) -> None:
     axes.grid(True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _lasting(trace: Trace, duration_s: float) -> Trace:
+    """A constant rate for as long as the other traces last; all others as they are."""
+    if len(trace.rates_bps) > 1 or trace.duration_s >= duration_s:
+        return trace
+    return Trace(trace.starts_s, trace.rates_bps, duration_s, trace.name)
 
 
 def _drawn(trace: Trace) -> tuple[FloatArray, FloatArray]:

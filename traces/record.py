@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ class TraceRecorder:
     """Collects deliveries or throughput estimates of one direction of a link, and makes a trace of them.
 
     Deliveries say how many bits passed and how long the link was busy with them; an estimate is a rate that holds
-    from its time on. Within a step, deliveries go before estimates, since they are what was seen. In a step without
-    either nothing is known, and the rate before goes on, as everywhere in this package.
+    from its time on; a silence is an outage. Within a step, deliveries go before estimates, since they are what was
+    seen, and what was silent of it carried nothing. In a step of which nothing is known the rate before goes on, as
+    everywhere in this package; behind a silence, that from before it.
 
     Times are any clock's, in seconds; a little disorder does not matter. Memory grows with the length of the run
     (one entry a step), not with the number of calls.
@@ -34,9 +36,10 @@ class TraceRecorder:
         self._bits: dict[int, float] = {}
         self._busy_s: dict[int, float] = {}
         self._estimates: dict[int, tuple[float, int]] = {}
+        self._silent_s: dict[int, float] = {}
 
     def __len__(self) -> int:
-        """Steps of which something is known."""
+        """Steps in which a rate was seen or estimated."""
         return len(self._bits.keys() | self._estimates.keys())
 
     def add_delivery(self, time_s: float, bits: float, busy_s: float | None = None) -> None:
@@ -54,13 +57,9 @@ class TraceRecorder:
             self._busy_s.setdefault(step, 0.0)
             return
         # A long transfer is spread over all the steps that it took.
-        rate_bps, from_s = bits / busy_s, time_s - busy_s
-        for step in range(self._step_of(from_s), self._step_of(time_s) + 1):
-            begin_s, end_s = max(from_s, step * self._step_s), min(time_s, (step + 1) * self._step_s)
-            share_s = max(0.0, end_s - begin_s)
-            if share_s:
-                self._bits[step] = self._bits.get(step, 0.0) + rate_bps * share_s
-                self._busy_s[step] = self._busy_s.get(step, 0.0) + share_s
+        for step, share_s in self._shares(time_s - busy_s, time_s):
+            self._bits[step] = self._bits.get(step, 0.0) + bits / busy_s * share_s
+            self._busy_s[step] = self._busy_s.get(step, 0.0) + share_s
 
     def add_rate(self, time_s: float, rate_bps: float) -> None:
         """An estimate of the link's throughput at a time. Several in a step are averaged.
@@ -72,6 +71,16 @@ class TraceRecorder:
         mean, count = self._estimates.get(self._step_of(time_s), (0.0, 0))
         self._estimates[self._step_of(time_s)] = ((mean * count + rate_bps) / (count + 1), count + 1)
 
+    def add_silence(self, begin_s: float, end_s: float) -> None:
+        """A time in which the link carried nothing, though it was asked to. No two of them may overlap.
+
+        Raises:
+            TraceError: times that are not finite, or in the wrong order.
+        """
+        self._check(begin_s, end_s - begin_s)
+        for step, share_s in self._shares(begin_s, end_s):
+            self._silent_s[step] = self._silent_s.get(step, 0.0) + share_s
+
     def trace(self, begin_s: float | None = None) -> Trace:
         """The trace so far.
 
@@ -82,11 +91,11 @@ class TraceRecorder:
         Raises:
             TraceError: nothing was recorded.
         """
-        steps = sorted(self._bits.keys() | self._estimates.keys())
-        if not steps:
+        if not len(self):
             raise TraceError(self.name, "nothing was recorded", "record while frames cross the link")
+        steps, found = self._rates()
         known = np.array(steps, dtype=np.float64)
-        rates = np.array([self._rate(step) for step in steps])
+        rates = np.array(found)
         starts = (known - (known[0] if begin_s is None else self._step_of(begin_s))) * self._step_s
         first = max(0, int(np.searchsorted(starts, 0.0, side="right")) - 1)
         starts, rates = np.maximum(starts[first:], 0.0), rates[first:]
@@ -96,6 +105,26 @@ class TraceRecorder:
     def write(self, path: Path | str, format: str | None = None) -> Path:
         """Writes the trace so far; the format follows from the file's name unless it is given."""
         return write_trace(self.trace(), path, format)
+
+    def _rates(self) -> tuple[list[int], list[float]]:
+        """Steps from which on a rate holds, and the rates."""
+        seen = self._bits.keys() | self._estimates.keys()
+        known = seen | self._silent_s.keys()
+        last = max(known)
+        # Behind a silence the rate before it goes on, if nothing else is known there.
+        steps = sorted(known | {step + 1 for step in self._silent_s if step < last})
+        rates, held_bps = [], self._rate(min(seen))
+        for step in steps:
+            held_bps = self._rate(step) if step in seen else held_bps
+            rates.append(held_bps * max(0.0, 1.0 - self._silent_s.get(step, 0.0) / self._step_s))
+        return steps, rates
+
+    def _shares(self, begin_s: float, end_s: float) -> Iterator[tuple[int, float]]:
+        """The steps that a time falls into, each with its part of it."""
+        for step in range(self._step_of(begin_s), self._step_of(end_s) + 1):
+            share_s = min(end_s, (step + 1) * self._step_s) - max(begin_s, step * self._step_s)
+            if share_s > 0.0:
+                yield step, share_s
 
     def _rate(self, step: int) -> float:
         if step not in self._bits:

@@ -16,6 +16,10 @@ from traces.errors import TraceError
 
 FloatArray = NDArray[np.float64]
 
+OPENING_S = 1.0
+OPENING_SHARE = 0.01
+"""A first second of less than this share of the mean rate counts as an outage."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -102,7 +106,7 @@ class Trace:
         """
         if bits <= 0:
             return 0.0
-        _, phase_s = self._fold(start_s)
+        phase_s = self._fold(start_s)[1]
         edges, cumulated, rates = self._lists
         here = bisect_right(edges, phase_s) - 1
         if 0 <= here < len(rates) and (edges[here + 1] - phase_s) * rates[here] >= bits:
@@ -134,6 +138,12 @@ class Trace:
     def peak_bps(self) -> float:
         """Most bits that pass in any one second of a grid over the trace, as a rate."""
         return float(self.resample(min(1.0, self.duration_s)).rates_bps.max())
+
+    @property
+    def opening_bps(self) -> float:
+        """The rate that a link is given before its trace begins: the first second's; the whole trace's in an outage."""
+        opening_bps = self.bits_between(0.0, OPENING_S) / OPENING_S
+        return opening_bps if opening_bps > OPENING_SHARE * self.mean_bps else self.mean_bps
 
     def digest(self) -> str:
         """SHA-256 over times (to 1 ns), rates (to 1 bit/s) and duration; the same for equal traces of any name."""
@@ -204,7 +214,10 @@ class Trace:
         if not self.loop:
             return 0, time_s
         turns = math.floor(time_s / self.duration_s)
-        return turns, min(max(time_s - turns * self.duration_s, 0.0), self.duration_s)
+        phase_s = time_s - turns * self.duration_s
+        if 0.0 <= phase_s <= self.duration_s:
+            return turns, phase_s
+        return turns, 0.0 if phase_s < 0.0 else self.duration_s
 
     def _fold_each(self, times_s: float | FloatArray) -> tuple[FloatArray, FloatArray]:
         times = np.asarray(times_s, dtype=np.float64)

@@ -20,6 +20,7 @@ from typing import IO, cast
 import torch
 from torch import Tensor
 
+from nodes.bench._cores import keep_to_core
 from nodes.tiles.layout import Layout, TiledStep, WholeStep
 from pipeline.model import memory
 from pipeline.model.capture import CapturedModel
@@ -37,10 +38,11 @@ Job = tuple[str, str, tuple[int, int, int, int] | None]
 class Bystander:
     """A process with the network and one torch thread."""
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, core: int) -> None:
         self._child = subprocess.Popen(
             [sys.executable, "-m", __name__, spec], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        keep_to_core(core, self._child.pid)
         self._answer()
 
     def start(self, jobs: Sequence[Job], rounds: int) -> None:
@@ -69,8 +71,8 @@ def bystanders(spec: str, count: int) -> Iterator[list[Bystander]]:
     """Processes that can compute parts of a network at the same time."""
     with contextlib.ExitStack() as stack:
         found = []
-        for _ in range(count):
-            found.append(Bystander(spec))
+        for core in range(count):
+            found.append(Bystander(spec, core))
             stack.callback(found[-1].stop)
         yield found
 

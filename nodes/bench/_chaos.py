@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from nodes.admission import Outcome, Waiting
 from nodes.agent import REPORT_INTERVAL_S, SchedulerAddress
 from nodes.device import DeviceNode, StreamSettings
 from nodes.launch import Child, Family, failure
-from nodes.local_links import LocalLinks, free_port
+from nodes.local.links import LocalLinks
+from nodes.local.ports import Ports
 from nodes.node import NodeSettings
 from pipeline.errors import NodeError
 from pipeline.frames.prefetch import Prefetcher
@@ -106,23 +107,26 @@ class Chaos:
         self.dead: set[str] = set()
         self.done = threading.Event()
         """The stream shall end, or has."""
-        self.address = SchedulerAddress(*(f"tcp://127.0.0.1:{free_port()}" for _ in range(2)))
+        self._ports = Ports()
+        self.address = SchedulerAddress(*(f"tcp://127.0.0.1:{self._ports.reserve()}" for _ in range(2)))
         self.family = Family(folder / "logs")
         self.links = LocalLinks(NAMES, scene.traces)
         self.pictures = _pictures(scene, model)
         self._expected = _answers(model, self.pictures)
+        self.events = folder / "events-0.jsonl"
+        """What the scheduler that was started last logs."""
         self._emitted_s: deque[float] = deque(maxlen=256)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """All nodes up, the stream flowing."""
-        with self.links.running(), self.family:
+        with self._ports, self.links.running(), self.family:
             for child in [self.start(name) for name in self.names]:
                 self.family.wait_ready(child, READY_S)
             stream = StreamSettings(STREAM, first_plan_timeout_s=READY_S, needs_plan=True)
             self.device = DeviceNode(self._device_settings(), self.model, stream, self._emit)
             self.device.start()
-            self.links.begin(self.folder)
+            self.links.begin(self.folder, time.monotonic())
             thread = threading.Thread(target=self._run, name="stream")
             thread.start()
             try:
@@ -143,10 +147,10 @@ class Chaos:
         """Start a process, also one that was killed."""
         if name == "scheduler":
             tiles = ["--tiles", str(self.scene.tile_workers + 1)] if self.scene.tile_workers else []
-            log = self.folder / f"events-{len(self.faults)}.jsonl"
+            self.events = self.folder / f"events-{len(self.faults)}.jsonl"
             arguments = [
                 "scheduler", "--reports", self.address.reports, "--plans", self.address.plans, "--model",
-                self.scene.spec, "--log", str(log), "--nodes", SHARED, *tiles, *self.scene.scheduler,
+                self.scene.spec, "--log", str(self.events), "--nodes", SHARED, *tiles, *self.scene.scheduler,
             ]  # fmt: skip
         else:
             tier = name.partition("-")[0]
@@ -175,10 +179,10 @@ class Chaos:
             self._freeze(name)
         return self.faults[-1]
 
-    def strike(self, rng: random.Random) -> str:
-        """Hurt somebody at random; `mend_all` comes before the next."""
+    def strike(self, rng: random.Random, spared: Collection[str] = ()) -> str:
+        """Hurt somebody at random; `mend_all` comes before the next. Who is `spared` is frozen at worst."""
         name = rng.choice(self.names)
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and name not in spared:
             self.kill(name)
         else:
             self._freeze(name)
@@ -307,7 +311,7 @@ def _pictures(scene: Scene, model: LoadedModel) -> list[Waiting]:
 
 def _answers(model: LoadedModel, pictures: Sequence[Waiting]) -> list[Tensor]:
     """What the whole network, alone and without any fault, gives for each picture."""
-    whole = prepare(model.captured, device_only(STREAM, "device-1", model.captured.graph), 0)
+    whole = prepare(model.captured, device_only(STREAM, "device-1", model.captured.graph.fingerprint), 0)
     name = model.captured.graph.outputs[0]
     return [whole.compute({INPUT: waiting.picture})[name].clone() for waiting in pictures]
 

@@ -16,10 +16,11 @@ import psutil
 import torch
 import zmq
 
+from nodes.bench._cores import keep_to_core, on_core
+from nodes.emulation import EmulatedSpeed
 from nodes.launch import Family
 from nodes.outlet import Directory
 from nodes.sockets import SocketFactory
-from nodes.stage import EmulatedSpeed
 from nodes.tiles.coordinator import Coordinator
 from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Running
 from nodes.tiles.roster import SAMPLES
@@ -115,9 +116,12 @@ def neighbours() -> Iterator[list[float]]:
 def _others_s() -> float:
     """Processor seconds of everybody else since the machine started."""
     machine, this = psutil.cpu_times(), psutil.Process()
-    family = [each.cpu_times() for each in (this, *this.children(recursive=True))]
+    own = this.cpu_times()
+    ended_s = own.children_user + own.children_system
+    alive = (each.cpu_times() for each in this.children(recursive=True))
+    family_s = own.user + own.system + ended_s + sum(each.user + each.system for each in alive)
     busy_s = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
-    return float(busy_s - sum(each.user + each.system for each in family))
+    return float(busy_s - family_s)
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
@@ -136,7 +140,7 @@ def convolutional_end(captured: CapturedModel) -> Cut:
 
 @contextlib.contextmanager
 def site(spec: str, speeds: Sequence[float]) -> Iterator[Site]:
-    """Start an edge node here and a worker process for each further speed.
+    """Start an edge node here and a worker process for each further speed, each kept to a core while there are enough.
 
     Args:
         spec: the network.
@@ -147,15 +151,16 @@ def site(spec: str, speeds: Sequence[float]) -> Iterator[Site]:
     coordinator = Coordinator(EDGE, model.captured, factory, directory)
     coordinator.speed = EmulatedSpeed(speeds[0])
     inbox, endpoint = factory.pull("tcp://127.0.0.1:*")
-    with tempfile.TemporaryDirectory() as logs, Family(Path(logs)) as family:
+    with on_core(0), tempfile.TemporaryDirectory() as logs, Family(Path(logs)) as family:
         coordinator.start(inbox)
         try:
             names = [f"tile-{number}" for number in range(1, len(speeds))]
-            for name, speed in zip(names, speeds[1:], strict=True):
-                family.start(name, [
+            for number, (name, speed) in enumerate(zip(names, speeds[1:], strict=True), 1):
+                child = family.start(name, [
                     "tile", "--name", name, "--model", spec, "--peer", f"{EDGE}={endpoint}",
                     "--torch-threads", "1", "--emulate-speed", str(speed),
                 ])  # fmt: skip
+                keep_to_core(number, child.process.pid)
             for name in names:
                 family.wait_ready(family.children[name], READY_S)
                 directory.learn_peer(name, Endpoints(tiles=family.children[name].endpoints["tiles"]))

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from nodes.bench.report import tell
-from nodes.local import LocalRun, RunSettings
+from nodes.local.run import LocalRun, RunSettings
 from nodes.parsing import parse_links, parse_speeds
-from nodes.run_record import load_run
+from nodes.report.record import load_run
 from nodes.simulation import SimulationOptions, build_scenario
 from scheduler.simulate import simulate
 from scheduler.simulate.record import RunRecord

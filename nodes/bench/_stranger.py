@@ -86,9 +86,13 @@ def forgeries(known: Knowledge, rng: random.Random) -> Iterator[Parts]:
     yield _whole(Tile(known.edge, known.stream, known.epoch, rng.getrandbits(60), 0, 1, headers), buffers)
     yield _whole(TileDone(known.worker, rng.randrange(1 << 12), 0.0, 0.0, headers), buffers)
     yield _whole(TileReady(known.worker, rng.getrandbits(60), (0.0,)))
-    yield _whole(
-        TileOrder(known.edge, known.model, rng.getrandbits(60), "fp32", (TileTask("no", "cut", (0, 1), (0, 1)),))
+    yield _whole(Tile(known.edge, known.stream, known.epoch, rng.getrandbits(60), 1, 1, (), chain=rng.getrandbits(60)))
+    tasks = (
+        TileTask("no", "cut", (0, 1), (0, 1)),
+        TileTask("input", "output", (0, 8), (0, 8), gives=((5, 2),), chained=True),
     )
+    for task in tasks:
+        yield _whole(TileOrder(known.edge, known.model, rng.getrandbits(60), "fp32", (task,)))
     name = f"made-up-{rng.getrandbits(32)}"
     yield _whole(Head(name, 1 << 40))
     yield _whole(Ping(name, 1))

@@ -21,6 +21,7 @@ from nodes.bench._stranger import Knowledge, attack
 from nodes.bench.report import Bar, BenchReport, Cell
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier
+from scheduler.events import LogDecision, decode_line
 
 MODEL = "builtin"
 FPS = 15.0
@@ -52,6 +53,7 @@ def run(seconds: float = SECONDS, fps: float = FPS) -> BenchReport:
                 during = _counted(chaos, seconds)
                 grown = {name: _memory(chaos)[name] - memory[name] for name in memory}
             after = _counted(chaos, seconds)
+            given_up = _given_up(chaos)
         refused: Counter[str] = chaos.device.loop.links.refused
         account = chaos.account
         row: dict[str, Cell] = {
@@ -63,6 +65,7 @@ def run(seconds: float = SECONDS, fps: float = FPS) -> BenchReport:
             Bar("frames/s under attack, of before and after", during / ((before + after) / 2), LEAST, "min"),
             Bar("unaccounted frames", chaos.unaccounted, 0, "max"),
             Bar("wrong or out of order", account.wrong + account.out_of_order, 0, "max"),
+            Bar("nodes taken for dead", len(given_up), 0, "max"),
             Bar("most memory grown, MiB", max(grown.values()), MOST_MIB, "max"),
         ]
     return BenchReport("hostile", [row], bars, [f"{MODEL}, {fps:g} frames/s offered, {seconds:g} s a phase"])
@@ -72,6 +75,13 @@ def _counted(chaos: Chaos, seconds: float) -> float:
     begin, begin_s = chaos.account.results, time.monotonic()
     chaos.done.wait(seconds)
     return (chaos.account.results - begin) / (time.monotonic() - begin_s)
+
+
+def _given_up(chaos: Chaos) -> list[str]:
+    """Nodes of this deployment that the scheduler has taken for dead."""
+    lines = (decode_line(data) for data in chaos.events.read_bytes().splitlines()[1:])
+    records = (line.instruction.record for line in lines if isinstance(line.instruction, LogDecision))
+    return [record.node for record in records if record.kind == "death" and record.node in chaos.family.children]
 
 
 def _memory(chaos: Chaos) -> dict[str, float]:

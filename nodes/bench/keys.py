@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 
 from nodes.bench.report import Bar, BenchReport, Cell
-from nodes.local import LocalRun, RunSettings
-from nodes.local_keys import NEW
+from nodes.local.keys import NEW
+from nodes.local.run import LocalRun, RunSettings
 from nodes.summary import Summary
 from pipeline.plan import Tier
 
 ROUNDS = 5
-FRAMES = 40
+FRAMES = 200
 MIN_RATIO = 0.95
 
 RESNET = "pytorchcv.models.resnet:resnet18"

@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 
 from nodes.bench.report import Bar, BenchReport, Cell, tell
-from nodes.local import LocalRun, RunSettings
-from nodes.stage import EmulatedSpeed
+from nodes.emulation import EmulatedSpeed
+from nodes.local.run import LocalRun, RunSettings
 from nodes.summary import Summary
 from pipeline.model.graph import INPUT
 from pipeline.model.spec import LoadedModel, load_model

@@ -43,7 +43,7 @@ from nodes.bench.report import Bar, BenchReport, Cell, tell
 from nodes.commands.options import peer_endpoints
 from nodes.device import DeviceNode, StreamSettings
 from nodes.launch import Family
-from nodes.local_links import LocalLinks
+from nodes.local.links import LocalLinks
 from nodes.node import NodeSettings
 from nodes.profiler import ProfilerSettings, profile_node
 from pipeline.errors import ConfigError, NodeError

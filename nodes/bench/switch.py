@@ -168,7 +168,7 @@ def _in_tiles(captured: CapturedModel, plan: Plan, rng: random.Random) -> Plan:
     if not ends:
         return plan
     stack = TileStack(rng.choice(ends), *rng.choice(GRIDS))
-    return msgspec.structs.replace(plan, tiles=TilePlan((stack,), (edge, WORKER)))
+    return msgspec.structs.replace(plan, tiles=TilePlan((stack,), (edge, WORKER), open=True))
 
 
 def _pictures(case: SwitchCase, model: LoadedModel) -> list[Waiting]:

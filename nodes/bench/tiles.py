@@ -27,7 +27,6 @@ from pipeline.tiling.analysis import analysis_of
 from pipeline.tiling.crew import Crew
 from pipeline.tiling.fuse import (
     StackChoice,
-    choose_stacks,
     equal_strips,
     fuse_everything,
     merge_every_layer,
@@ -35,6 +34,7 @@ from pipeline.tiling.fuse import (
 )
 from pipeline.tiling.halo import halo_overhead
 from pipeline.tiling.regions import equal_shares
+from pipeline.tiling.search import choose_stacks
 
 SPECS = {
     "alexnet": "pytorchcv.models.alexnet:alexnet",
@@ -255,6 +255,7 @@ def _chosen(captured: CapturedModel) -> list[dict[str, Cell]]:
         tiled = [piece for piece in choice.pieces if piece.tiles > 1]
         rows.append({
             "what": f"{graph.name}: chosen for {count}", "stacks": len(tiled),
+            "merges": sum(not piece.stack.chained for piece in tiled),
             "fused until": ", ".join(piece.end.name for piece in tiled),
         })  # fmt: skip
     return rows

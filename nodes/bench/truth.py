@@ -18,7 +18,7 @@ MAX_LATENCY_ERROR = 0.15
 
 
 def run(traces: str = ",".join(TRACES), seconds: float = SECONDS) -> BenchReport:
-    """Replay and simulate every trace, three quarters of a minute each.
+    """Replay and simulate every trace, 25 s each unless told otherwise.
 
     Args:
         traces: of the link between device and edge, by comma.

@@ -125,17 +125,27 @@ def draw(table: Calibration, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 6))
+    figure, axes = pyplot.subplots(figsize=(10, 6), dpi=110, layout="constrained")
     for place, (cut, by_codec) in enumerate(table.by_cut.items()):
         front = pareto(list(by_codec.values()))
         points = [entry.bytes_p50 for entry in front], [100 * entry.loss.value for entry in front]
-        axes.plot(*points, marker=".", label=cut, color=pyplot.get_cmap("viridis")(place / len(table.by_cut)))
-    axes.set(xscale="log", xlabel="bytes of a frame (median)", title=f"{table.model}, {table.frames} frames")
-    axes.set_ylabel("top-1 drop, points" if table.labelled else "answers changed, %")
+        colour = pyplot.get_cmap("viridis")(0.92 * place / len(table.by_cut))
+        axes.plot(*points, marker=".", label=cut, color=colour)
+        for entry, x, y in zip(front, *points, strict=True) if len(front) > 1 else ():
+            axes.annotate(
+                entry.codec, (x, y), xytext=(2, 3), textcoords="offset points", color=colour, fontsize=6.5, rotation=45,
+                annotation_clip=True,
+            )  # fmt: skip
+    axes.set(xscale="log", xlabel="bytes of a frame over the link (median)")
+    figure.suptitle(
+        f"{table.model}, {table.frames} frames: bytes against accuracy", fontweight="bold", x=0.01, ha="left"
+    )
+    axes.set_title("a line per cut of the network; of its codecs those that none beats", loc="left", fontsize=9)
+    axes.set_ylabel("top-1 accuracy lost (percentage points)" if table.labelled else "answers changed (%)")
     axes.set_ylim(top=min(axes.get_ylim()[1], 20))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small", ncols=2)
-    figure.tight_layout()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=7.5, frameon=False, title="cut", alignment="left")
     figure.savefig(path)
     pyplot.close(figure)
 

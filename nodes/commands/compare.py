@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nodes.report_html import comparison_rows, write_comparison
-from nodes.run_record import load_run
+from nodes.report.comparison import comparison_rows
+from nodes.report.html import write_comparison
+from nodes.report.record import load_run
 from pipeline.errors import ConfigError
 
 
@@ -36,9 +37,9 @@ def compare(
         typer.echo(msgspec.json.encode(totals).decode())
         return
     columns, rows = comparison_rows(records)
-    table = Table(title=records[0].model, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table = Table(title=records[0].model, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        table.add_column(column, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console()

@@ -44,6 +44,7 @@ def device(
     torch_device: opt.TorchDevice = "cpu",
     torch_threads: opt.TorchThreads = 0,
     emulate_speed: opt.EmulateSpeed = 1.0,
+    emulate_profile: opt.EmulateProfile = None,
     keys: opt.Keys = None,
     insecure: opt.Insecure = False,
     first_plan_timeout: Annotated[float, typer.Option(help="Seconds that the first frame waits for a plan.")] = 10.0,
@@ -61,7 +62,7 @@ def device(
     """
     launch = Launch(
         "device", name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-        insecure, config, tuple(peer or ()), layout, keys=keys,
+        insecure, config, tuple(peer or ()), layout, keys=keys, emulate_profile=emulate_profile,
     )  # fmt: skip
     session = SessionSettings(
         stream or name,

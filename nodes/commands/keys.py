@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nodes.config import read_deployment
-from nodes.keys import ALLOWED, Role, allow, new_key, read_allowed, read_secret
+from nodes.keys import ALLOWED, Role, allow, new_key, read_allowed, read_secret, remove
 from pipeline.errors import KeysError
 
 app = typer.Typer(help="Keys of a deployment: who may take part, in which role.", no_args_is_help=True)
@@ -68,6 +68,18 @@ def allow_(
     Example: anabranch keys allow camera 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7' --role device
     """
     allow(keys, name, key, role, replace)
+
+
+@app.command("remove")
+def remove_(
+    name: Annotated[str, typer.Argument(help="The node.")],
+    keys: Folder = Path("keys"),
+) -> None:
+    """Take a node out of this machine's allowed.toml. Nodes that run see it at once, and part from it.
+
+    Example: anabranch keys remove camera
+    """
+    remove(keys, name)
 
 
 @app.command("show")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from nodes.commands import options as opt
 from nodes.commands.traces import trace_errors
-from nodes.launch import stop_with_parent
+from nodes.launch import stop_on_signals, stop_with_parent
 from traces.errors import TraceError
 from traces.link import Address, LinkSettings, Shaper, ShaperConfig
 from traces.link.control import serve_commands
@@ -53,12 +51,17 @@ def link(
     with trace_errors():
         config = _config(trace, trace_up, to, listen, _settings(delay, jitter, loss_pause, queue, seed))
         shaper = Shaper(config).start()
+    ended = threading.Event()
+    if not control:  # before it says that it is there: from then on it may be told to end
+        stop_on_signals(ended.set)
     typer.echo(f"link {shaper.address} -> {config.to}: up {config.up.name}, down {config.down.name}", err=control)
     try:
         if control:
             serve_commands(shaper, sys.stdin, sys.stdout)
         else:
-            _report(shaper, quiet, child)
+            if child:
+                stop_with_parent(ended.set)
+            _report(shaper, quiet, ended)
     except KeyboardInterrupt:
         pass  # how a person ends it
     finally:
@@ -87,17 +90,8 @@ def _config(trace: str, trace_up: str | None, to: str, listen: str, given: dict[
     return ShaperConfig(up, down, Address.parse(to), Address.parse(listen), settings)
 
 
-def _report(shaper: Shaper, quiet: bool, child: bool) -> None:
+def _report(shaper: Shaper, quiet: bool, ended: threading.Event) -> None:
     """One line a second, until the process is asked to end."""
-    ended = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    if child:
-        stop_with_parent(ended.set)
     last_s, last = time.monotonic(), (0, 0)
     while not ended.wait(REPORT_S):
         try:

@@ -37,6 +37,10 @@ EmulateSpeed = Annotated[
     float,
     typer.Option(help="Emulate a slower node: fraction of real speed, padded with sleep.", min=1e-3, max=1.0),
 ]
+EmulateProfile = Annotated[
+    Path | None,
+    typer.Option(help="Emulate the slower machine that this profile is of, padded with sleep."),
+]
 Keys = Annotated[
     Path | None,
     typer.Option(help="Folder of keys (see `anabranch keys`): encrypts everything, and lets in only whom it names."),

@@ -15,11 +15,11 @@ from nodes.commands.device import Annotate, Frames, Seconds, Source
 from nodes.commands.simulate import Policy
 from nodes.commands.traces import trace_errors
 from nodes.deciding import MAX_DROP
-from nodes.local import LocalRun, RunSettings, default_run_dir
+from nodes.local.run import LocalRun, RunSettings, default_run_dir
 from nodes.parsing import parse_delays, parse_links, parse_speeds, parse_tiers
-from nodes.report_html import write_report
-from nodes.report_view import summary_table, switches_table
-from nodes.run_record import load_run
+from nodes.report.html import write_report
+from nodes.report.record import load_run
+from nodes.report.view import summary_table, switches_table
 from scheduler.simulate.scenario import DELAYS_S
 
 

@@ -12,9 +12,9 @@ from nodes.admission import Admit
 from nodes.commands import options as opt
 from nodes.commands.device import Annotate, Frames, Seconds, Source
 from nodes.deciding import MAX_DROP
-from nodes.local import LocalRun, RunSettings, default_run_dir
+from nodes.local.run import LocalRun, RunSettings, default_run_dir
 from nodes.parsing import parse_delays, parse_links, parse_speeds, parse_tiers
-from nodes.report_view import summary_table
+from nodes.report.view import summary_table
 from scheduler.handmade import Tiling
 
 

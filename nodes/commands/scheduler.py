@@ -21,6 +21,9 @@ from scheduler.handmade import Tiling
 from scheduler.objective import Objective
 from scheduler.service import EventLog, SchedulerService
 
+YOUNG = 20_000
+"""Objects that the collector lets pass: half of what the reports of a thousand nodes are made of, each second."""
+
 
 def scheduler(
     reports: Annotated[str, typer.Option(help="Where to bind the reports socket.")] = "tcp://127.0.0.1:5700",
@@ -78,6 +81,6 @@ def scheduler(
         outbox, plans = factory.publisher(plans, bind=True)
         stack.callback(outbox.close)
         events = EventLog(log, header) if log is not None else None
-        memory.settle()
+        memory.settle(YOUNG)
         tell_ready({"reports": reports, "plans": plans})
         SchedulerService(core, inbox, outbox, events).run(stop)

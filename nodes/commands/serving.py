@@ -40,6 +40,7 @@ class Launch:
     layout: Layout | None = None
     batches: Batches = Batches.EXACT
     keys: Path | None = None
+    emulate_profile: Path | None = None
 
     def resolved(self) -> Launch:
         """With what the deployment file says, where one is given."""
@@ -68,6 +69,7 @@ class Launch:
             self.name, scheduler, self.listen, self.advertise,
             peer_endpoints(self.peers), torch_device=self.torch_device, emulate_speed=self.emulate_speed,
             insecure=self.insecure, layout=self.layout, batches=self.batches, keys=keys,
+            emulate_profile=self.emulate_profile,
         )  # fmt: skip
 
     def load(self) -> LoadedModel:
@@ -99,6 +101,7 @@ def stage_command(tier: str, node: Callable[[NodeSettings, LoadedModel], Node]) 
         torch_device: opt.TorchDevice = "cpu",
         torch_threads: opt.TorchThreads = 0,
         emulate_speed: opt.EmulateSpeed = 1.0,
+        emulate_profile: opt.EmulateProfile = None,
         keys: opt.Keys = None,
         insecure: opt.Insecure = False,
         batches: opt.Together = Batches.EXACT,
@@ -107,7 +110,7 @@ def stage_command(tier: str, node: Callable[[NodeSettings, LoadedModel], Node]) 
     ) -> None:
         launch = Launch(
             tier, name, model, weights, scheduler, listen, advertise, torch_device, torch_threads, emulate_speed,
-            insecure, config, tuple(peer or ()), layout, batches, keys,
+            insecure, config, tuple(peer or ()), layout, batches, keys, emulate_profile,
         ).resolved()  # fmt: skip
         serve(node(launch.settings(), launch.load()), child)
 

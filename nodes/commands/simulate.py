@@ -15,8 +15,8 @@ from nodes.admission import Admit
 from nodes.commands import options as opt
 from nodes.commands.traces import trace_errors
 from nodes.parsing import parse_speeds, parse_tiers
-from nodes.report_html import write_report
-from nodes.report_view import switches_table
+from nodes.report.html import write_report
+from nodes.report.view import switches_table
 from nodes.simulation import SimulationOptions, build_scenario, record_rows
 from pipeline.errors import ConfigError
 from pipeline.frames.sources import open_source
@@ -31,6 +31,7 @@ Profiles = Annotated[
     ),
 ]
 
+Pictures = Annotated[Path | None, typer.Option(help="As a replay takes it: without effect, there are no pictures.")]
 Policy = Annotated[str, typer.Option(help=f"Who plans: {', '.join(POLICIES)}.")]
 
 
@@ -64,7 +65,11 @@ def simulate(
     tiers: Annotated[str, typer.Option(help="Which tiers take part.")] = "device,edge,cloud",
     cut: opt.Cut = "",
     codec: opt.Codec = "fp32",
-    noise: Annotated[float, typer.Option(help="Log deviation of every service time.", min=0.0)] = 0.05,
+    noise: Annotated[
+        float | None, typer.Option(help="Log deviation of every service time: 0.05, emulated 0.01.", min=0.0)
+    ] = None,
+    labels: Pictures = None,
+    annotate: Pictures = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     out: Annotated[
         Path | None,
@@ -91,6 +96,7 @@ def simulate(
         tuple(profile), calibration, tuple(trace), tuple(delay or ()), workers, seconds, frames,
         fps or _fps_of(source, admit), admit.value, streams, parse_tiers(tiers), cut, codec, noise, seed, weights,
     )  # fmt: skip
+    del labels, annotate
     with trace_errors():
         scenario = build_scenario(options)
     begin = time.perf_counter()

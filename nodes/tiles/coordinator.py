@@ -8,19 +8,22 @@ import threading
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import zmq
 
+from nodes.emulation import EmulatedSpeed
 from nodes.outlet import Directory, Outlet
-from nodes.sockets import SocketFactory
-from nodes.stage import EmulatedSpeed
+from nodes.sockets import TILES_HWM, SocketFactory
 from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Running, Step, TiledStep, WholeStep
 from nodes.tiles.post import Post, try_codec
 from nodes.tiles.roster import Roster
 from nodes.tiles.stage import EdgeSite, TiledStage
+from nodes.tiles.wire import FIRST_FIXED_S
 from pipeline.errors import AnabranchError, CodecError
 from pipeline.frames.wire import TileOrder, TileTask
 from pipeline.model.capture import CapturedModel
+from pipeline.model.segment import Segment
 from pipeline.packing import codec
 from pipeline.packing.temporal import Temporal
 from pipeline.plan import Plan, TilePlan
@@ -67,8 +70,12 @@ class Coordinator:
         self.speed = EmulatedSpeed()
         self._kick = threading.Event()
         self._stopping = threading.Event()
-        self.post = Post(name, Outlet(name, factory, directory), self.roster, self._kick.set)
+        self.post = Post(name, Outlet(name, factory, directory, TILES_HWM), self.roster, self._kick.set)
         self._stages: weakref.WeakSet[TiledStage] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        """Of the stages: they are built in one thread, laid out in another and left in a third."""
+        self._warmed: weakref.WeakSet[Segment] = weakref.WeakSet()
+        """Of chains; they are the same whatever the strips, and take long."""
         self._thread = threading.Thread(target=self._run, name=f"{name} tile layouts", daemon=True)
         self._started = False
 
@@ -89,7 +96,8 @@ class Coordinator:
     @property
     def stages(self) -> tuple[TiledStage, ...]:
         """The tiled stages that can be run."""
-        return tuple(self._stages)
+        with self._lock:
+            return tuple(self._stages)
 
     @property
     def site(self) -> EdgeSite:
@@ -97,9 +105,12 @@ class Coordinator:
         return EdgeSite(self.post, self.roster, self.speed)
 
     def hear(self, command: Announcement) -> None:
-        """Take who is alive."""
+        """Take who is alive, and which stages get no new frames."""
         if self.roster.see(command.stream, (name for name, each in command.peers.items() if _is_worker(each))):
             self._kick.set()
+        for stage in self.stages:
+            if stage.plan.stream == command.stream and stage.plan.epoch < command.commit:
+                stage.is_left = True
 
     def build(self, plan: Plan, tiles: TilePlan, hop: int, how: Running) -> StageProgram:
         """The stage program of a tiled plan; waits until its workers are ready too, for a limited time.
@@ -114,9 +125,10 @@ class Coordinator:
         start, end = plan.span(hop, self.captured.graph)
         stage = TiledStage(plan, tiles, LayoutMaker(self.captured, start, end, tiles, how), self.site)
         for step in stage.layout.steps:
-            _warm(step)
+            self._warm(step)
         if self._started:
-            self._stages.add(stage)
+            with self._lock:
+                self._stages.add(stage)
             self._kick.set()
             stage.settled.wait(FIRST_LAYOUT_TIMEOUT_S)
         return assemble(self.captured, plan, hop, stage.compute)
@@ -128,13 +140,13 @@ class Coordinator:
             self._kick.wait(TICK_S)
             self._kick.clear()
             self._ask_for_signs()
-            for stage in list(self._stages):
+            for stage in self.stages:
                 try:
                     self._look_at(stage)
                 except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
                     logger.warning("%s: no new layout: %s", stage.plan.label, error)
                     stage.settled.set()
-        for stage in list(self._stages):
+        for stage in self.stages:
             stage.settled.set()
 
     def _ask_for_signs(self) -> None:
@@ -147,7 +159,8 @@ class Coordinator:
     def _look_at(self, stage: TiledStage) -> None:
         """Give a stage another layout where one is due."""
         is_new = not stage.settled.is_set()
-        if not is_new and stage.looked_at == stage.frames:
+        if stage.is_left or (not is_new and stage.looked_at == stage.frames):
+            stage.settled.set()
             return
         stage.looked_at = stage.frames
         if is_new:
@@ -211,12 +224,26 @@ class Coordinator:
         """Have everybody build and warm their tiles, while the old layout runs; False where one does not."""
         for worker, tasks in layout.tasks.items():
             self.post.order(worker, self._order(layout.order, stage.tiles.codec, tasks))
+        for chain in layout.chains.values():
+            if chain.segment not in self._warmed:
+                chain.segment.warm(1)
+                self._warmed.add(chain.segment)
         for step in layout.steps:
-            _warm(step)
+            self._warm(step)
             for part in step.parts if isinstance(step, TiledStep) else ():
                 try_codec((*part.inputs, *part.outputs), stage.tiles.codec)
         ready = [self._is_prepared(stage, layout, worker) for worker in layout.tasks]
         return all(ready)
+
+    def _warm(self, step: Step) -> None:
+        """Make ready all of a step, the workers' tiles too: the edge node computes one when its worker is late."""
+        if isinstance(step, WholeStep):
+            step.segment.warm(1)
+            return
+        for part in step.parts:
+            zeros = step.stack.zeros(part.region)
+            for _ in range(2 if part.worker == self.roster.own else 1):
+                self.speed.run((step.stack.label, part.region), partial(step.stack.run_tile, part.region, zeros))
 
     def _is_prepared(self, stage: TiledStage, layout: Layout, worker: str) -> bool:
         until_s = time.monotonic() + READY_TIMEOUT_S
@@ -228,6 +255,7 @@ class Coordinator:
                 logger.warning("%s refuses its tiles: %s", worker, ready.refused)
                 break
             if ready is not None:
+                self.roster.warmed(worker, layout.order, ready.seconds)
                 if not self.roster.is_known(worker):
                     self.roster.computed(worker, layout.work_s(worker), sum(ready.seconds), time.monotonic())
                 return True
@@ -249,7 +277,9 @@ def describe(layout: Layout) -> str:
     total = sum(shares.values())
     if not layout.merges or not total:
         return "untiled"
-    return f"{layout.merges} fused stacks, " + ", ".join(f"{name} {part / total:.0%}" for name, part in shares.items())
+    chained = sum(len(chain.links) for chain in layout.chains.values())
+    parts = ", ".join(f"{name} {part / total:.0%}" for name, part in shares.items())
+    return f"{layout.merges} fused stacks ({chained} of them in {len(layout.chains)} chains), {parts}"
 
 
 def _is_worker(endpoints: Endpoints) -> bool:
@@ -269,17 +299,9 @@ def _moved(layout: Layout, conditions: Conditions) -> float:
 def _wire_moved(layout: Layout, conditions: Conditions) -> bool:
     """Whether crossing takes quite another time than the layout was made for."""
     before, now = layout.conditions.wire, conditions.wire
-    ratios = (now.goodput_bps / before.goodput_bps, now.fixed_s / before.fixed_s)
+    meeting = max(now.meeting_s, FIRST_FIXED_S) / max(before.meeting_s, FIRST_FIXED_S)
+    ratios = (now.goodput_bps / before.goodput_bps, now.fixed_s / before.fixed_s, meeting)
     return any(max(ratio, 1 / ratio) > REWIRE for ratio in ratios)
-
-
-def _warm(step: Step) -> None:
-    """Make ready all of a step, the workers' tiles too: the edge node computes one of them when its worker is late."""
-    if isinstance(step, WholeStep):
-        step.segment.warm(1)
-        return
-    for part in step.parts:
-        step.stack.warm(part.region, 1)
 
 
 def _check_codec(name: str) -> None:

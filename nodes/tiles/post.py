@@ -23,6 +23,7 @@ from nodes.handoff import Closed, Handoff
 from nodes.inbox import Incoming, receive
 from nodes.links import LinkMeter, answer
 from nodes.outlet import Outlet, Undeliverable
+from nodes.tiles.deadlines import TileId
 from nodes.tiles.layout import Part
 from nodes.tiles.roster import Roster, Timing
 from pipeline.errors import CodecError, WireError
@@ -41,6 +42,7 @@ from pipeline.frames.wire import (
     TileReady,
     check_tensors,
 )
+from pipeline.model.function import inference
 from pipeline.model.graph import TensorSpec
 from pipeline.packing import codec
 from pipeline.packing.plain import DTYPES, ROWS, is_channels_last
@@ -69,7 +71,7 @@ def pack_tile(
         CodecError: NaN or infinity under a codec that cannot carry them.
     """
     headers, buffers = [], []
-    with torch.inference_mode():
+    with inference():
         for spec in specs:
             tensor, chosen = tensors[spec.name], codec.get(codec_for(spec, name))
             if chosen.name == RAW and is_channels_last(tensor):
@@ -126,12 +128,19 @@ class Request:
     codec: str
     tensors: dict[str, Tensor]
     begun_s: float
-    deadline_s: float
+    deadline_s: float = float("inf")
     """Monotonic; the edge node computes the tile itself from then on."""
     outputs: dict[str, Tensor] | None = None
     compute_s: float = 0.0
     """What the worker took, once there are outputs."""
     failed: bool = False
+    abandoned: bool = False
+    """Whether nobody waits any more, through no fault of the worker's."""
+
+    @property
+    def tile(self) -> TileId:
+        """Which of its layout's it is."""
+        return self.header.order, self.header.task
 
 
 @dataclass
@@ -155,7 +164,7 @@ class Post:
 
     def __init__(self, name: str, outlet: Outlet, roster: Roster, on_news: Callable[[], None]) -> None:
         self.name = name
-        self.links = LinkMeter()
+        self.links = LinkMeter(outlet.directory.knows)
         self.counts: Counter[str] = Counter()
         """Tiles that did not come back as they should, by reason."""
         self._outlet = outlet
@@ -233,12 +242,22 @@ class Post:
                 return request.outputs
             if not request.failed:
                 self.counts["late"] += 1
-                self._given_up[ticket] = request
-                while len(self._given_up) > LATE:
-                    self._given_up.popitem(last=False)
+                self._give_up(request)
         self._roster.missed(request.part.worker, time.monotonic())
         self._on_news()
         return None
+
+    def abandon(self, request: Request) -> None:
+        """Wait no more for a tile that is of no use: its frame is computed another way."""
+        with self._changed:
+            if self._waiting.pop(request.header.ticket, None) is not None and not request.failed:
+                request.abandoned = True
+                self._give_up(request)
+
+    def _give_up(self, request: Request) -> None:
+        self._given_up[request.header.ticket] = request
+        while len(self._given_up) > LATE:
+            self._given_up.popitem(last=False)
 
     def _fail(self, request: Request, why: str) -> None:
         with self._changed:
@@ -316,8 +335,10 @@ class Post:
         with self._changed:
             request = self._waiting.get(header.ticket)
             late = self._given_up.pop(header.ticket, None)
+        if late is not None and late.abandoned and late.part.worker == header.node:
+            return
         if late is not None and late.part.worker == header.node and not header.refused:
-            if self._roster.late(header.node, (received_s - late.begun_s) / late.part.predicted_s):
+            if self._roster.late(header.node, late.tile, received_s - late.begun_s):
                 self._on_news()
             return
         if request is None or request.part.worker != header.node:
@@ -334,11 +355,11 @@ class Post:
             self.links.door.blame(incoming.source, error)
             self._fail(request, "bad message")
             return
-        self._roster.done(header.node, _timing(request, header, message, received_s))
         with self._changed:
             request.compute_s = header.compute_s
             request.outputs = outputs
             self._changed.notify_all()
+        self._roster.done(header.node, _timing(request, header, message, received_s))
 
 
 def _packed(request: Request) -> Message:
@@ -348,9 +369,4 @@ def _packed(request: Request) -> Message:
 
 def _timing(request: Request, header: TileDone, message: Message, received_s: float) -> Timing:
     sent = sum(spec.nbytes for spec in request.part.inputs)
-    return Timing(
-        request.part.predicted_s,
-        received_s - request.begun_s,
-        header.spent_s,
-        sent + message.payload_bytes,
-    )
+    return Timing(request.tile, received_s - request.begun_s, header.spent_s, sent + message.payload_bytes)

@@ -12,28 +12,13 @@ import statistics
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from nodes.tiles.deadlines import NORMAL, Deadlines, TileId
 from nodes.tiles.wire import FEW, Wire, fit_wire
 
 SAMPLES = 16
-"""Tiles over which speeds and deadlines look back: at 10 frames/s and three stacks half a second."""
-
-FLOOR_S = 0.03
-"""Slack of every deadline: a busy machine's scheduler may let a ready process wait for that long."""
-
-MOST_SLACK_S = 0.1
-"""Jitter that any worker is granted, however small its tiles."""
-
-MADS = 8.0
-"""A deadline lies so many (normal-consistent) median absolute deviations behind the median: ordinary jitter stays
-in time."""
-
-NORMAL = 1.4826
-"""From a median absolute deviation to the standard deviation of a normal distribution."""
-
-FIRST_FACTOR, FIRST_SLACK_S = 4.0, 0.3
-"""The deadline while fewer than `FEW` tiles are known."""
+"""Frames over which speeds look back: at 10 frames/s one and a half seconds."""
 
 FIRST_BACK_OFF_S = 0.25
 MAX_BACK_OFF_S = 30.0
@@ -57,8 +42,7 @@ class Worker:
 
     speeds: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
     """Modelled over measured time of tiles: 2 is twice as fast as the edge node was when its blocks were timed."""
-    ratios: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
-    """Measured over predicted turn-around."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
     measured_s: float = float("-inf")
     is_out: bool = True
     ask_at_s: float = float("-inf")
@@ -75,11 +59,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one tile's computation was expected to take, and took."""
+    """What one tile's computation took."""
 
-    predicted_s: float
-    """Turn-around: from the edge node's hand-over to its own receipt of the answer."""
+    tile: TileId
     turnaround_s: float
+    """From the edge node's hand-over to its own receipt of the answer."""
     spent_s: float
     """Of the turn-around, inside the worker."""
     nbytes: int
@@ -94,6 +78,7 @@ class Roster:
         self._workers: dict[str, Worker] = {own: Worker(is_out=False)}
         self._present: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._crossings: deque[tuple[int, float]] = deque(maxlen=CROSSINGS)
+        self._meetings: deque[float] = deque(maxlen=SAMPLES)
         self._lock = threading.Lock()
 
     def see(self, stream: str, names: Iterable[str]) -> bool:
@@ -176,12 +161,18 @@ class Roster:
                 worker.missed += 1
                 worker.ask_at_s = now
 
-    def late(self, name: str, ratio: float) -> bool:
+    def late(self, name: str, tile: TileId, turnaround_s: float) -> bool:
         """An answer came behind its deadline: the deadlines to come allow for it. As `answered`."""
         with self._lock:
             if name in self._workers:
-                self._workers[name].ratios.append(ratio)
+                self._workers[name].deadlines.took(tile, turnaround_s)
         return self.answered(name)
+
+    def warmed(self, name: str, order: int, seconds: Sequence[float]) -> None:
+        """A worker says what computing each tile of an order takes once it is warm."""
+        with self._lock:
+            if name in self._workers:
+                self._workers[name].deadlines.warmed(order, seconds)
 
     def is_known(self, name: str) -> bool:
         """Whether the worker's speed was ever measured (and is not in doubt)."""
@@ -196,7 +187,7 @@ class Roster:
             if worker is None:
                 return
             worker.back_off_s = FIRST_BACK_OFF_S
-            worker.ratios.append(timing.turnaround_s / timing.predicted_s)
+            worker.deadlines.took(timing.tile, timing.turnaround_s)
             self._crossings.append((timing.nbytes, max(0.0, timing.turnaround_s - timing.spent_s)))
 
     def computed(self, name: str, work_s: float, compute_s: float, now: float) -> None:
@@ -206,6 +197,11 @@ class Roster:
             if worker is not None and work_s > 0 and compute_s > 0:
                 worker.speeds.append(work_s / compute_s)
                 worker.measured_s = now
+
+    def met(self, meeting_s: float) -> None:
+        """A frame's meetings took so long each, beyond what crossing is modelled to take."""
+        with self._lock:
+            self._meetings.append(meeting_s)
 
     def doubt(self, name: str, now: float) -> bool:
         """Forget a speed that was measured long ago.
@@ -250,24 +246,16 @@ class Roster:
     def wire(self) -> Wire:
         """What crossing takes, from the latest tiles of all workers, there and back."""
         with self._lock:
-            crossings = list(self._crossings)
-        return fit_wire(crossings)
+            crossings, meetings = list(self._crossings), list(self._meetings)
+        wire = fit_wire(crossings)
+        return wire if len(meetings) < FEW else replace(wire, meeting_s=max(0.0, statistics.median(meetings)))
 
-    def deadline_s(self, name: str, predicted_s: float, local_s: float) -> float:
-        """How long a tile may take whose turn-around is predicted: from the worker's own history.
-
-        Beyond the usual turn-around nobody waits longer than computing the tile here would take (`local_s`): so a
-        lost tile costs at most twice what it need have cost, however erratic the worker was.
-        """
+    def deadline_s(self, name: str, tile: TileId, predicted_s: float, local_s: float) -> float:
+        """How long a worker's tile may take, see `Deadlines.of`."""
         with self._lock:
             worker = self._workers.get(name)
-            ratios = list(worker.ratios) if worker is not None else []
-        if len(ratios) < FEW:
-            return FIRST_FACTOR * predicted_s + FIRST_SLACK_S
-        median = statistics.median(ratios)
-        spread = NORMAL * statistics.median(abs(ratio - median) for ratio in ratios)
-        slack_s = predicted_s * max(MADS * spread, 0.5 * median)
-        return predicted_s * median + min(slack_s, max(local_s, MOST_SLACK_S)) + FLOOR_S
+            deadlines = Deadlines() if worker is None else worker.deadlines
+            return deadlines.of(tile, predicted_s, local_s)
 
     def misses(self) -> dict[str, int]:
         """Deadlines missed, by worker; those that missed none are left out."""

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from nodes.stage import EmulatedSpeed
-from nodes.tiles.layout import Layout, LayoutMaker, Part, TiledStep, WholeStep
+from nodes.emulation import EmulatedSpeed
+from nodes.tiles.chain import ChainRun
+from nodes.tiles.layout import Chain, Layout, LayoutMaker, Part, TiledStep, WholeStep
 from nodes.tiles.post import Post, Request
 from nodes.tiles.roster import Roster
 from pipeline.frames.wire import Tile
+from pipeline.model.function import inference
 from pipeline.plan import Plan, TilePlan
+from pipeline.tiling.execute import TiledStack
 
 WORSE = 1.05
 """A tiled frame that takes so many times what an untiled one does: the stage rests untiled for a while. Models may be
@@ -60,11 +63,23 @@ class Tally:
 
     work_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     compute_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    steps: defaultdict[int, defaultdict[str, float]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+    )
+    """Measured seconds alone, by step."""
+    is_whole: bool = True
+    """Whether all came back."""
 
-    def add(self, worker: str, work_s: float, compute_s: float) -> None:
+    def add(self, step: int, worker: str, work_s: float, compute_s: float) -> None:
         """Enter a tile or a run of blocks."""
         self.work_s[worker] += work_s
         self.compute_s[worker] += compute_s
+        self.steps[step][worker] += compute_s
+
+    @property
+    def path_s(self) -> float:
+        """Seconds in which somebody computed: of each step, its slowest worker's."""
+        return sum(max(step.values()) for step in self.steps.values())
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,8 @@ class TiledStage:
         self.rest_s = FIRST_REST_S
         self.looked_at = 0
         """`frames` when the layout was last looked at: a stage that nobody uses is left alone."""
+        self.is_left = False
+        """Whether a later plan is committed: the last frames need no better layout, which would take their time."""
         self._post, self._roster, self._speed = site.post, site.roster, site.speed
 
     @property
@@ -102,9 +119,14 @@ class TiledStage:
         return None if self.tiles.open else self.tiles.workers
 
     def loses(self, speed: float) -> bool:
-        """Whether tiles cost time, on an edge node of that speed; a plan that names its stacks is carried out."""
+        """Whether tiles cost time, on an edge node of that speed.
+
+        Stacks that somebody wrote down (whose plan is open to all workers) are carried out; those of a planner rest on
+        its expectations, and those may be wrong.
+        """
         untiled_s = sum(self.maker.times.block_s.values()) / speed
-        return not self.tiles.stacks and self.record.is_worse_tiled(untiled_s)
+        is_wanted = bool(self.tiles.stacks) and self.tiles.open
+        return not is_wanted and self.record.is_worse_tiled(untiled_s)
 
     def adopt(self, layout: Layout, now: float) -> None:
         """Compute the next frames by another layout."""
@@ -118,58 +140,107 @@ class TiledStage:
 
     def compute(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """One frame: tensors that cross the stage's first cut to those that cross its last one."""
+        with inference():
+            return self._computed(tensors)
+
+    def _computed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         layout, tally, begin = self.layout, Tally(), time.monotonic()
+        passed = 0
         self.frames += 1
-        for step in layout.steps:
-            if isinstance(step, TiledStep):
-                tensors = self._tiled(layout, step, tensors, tally)
+        for number, step in enumerate(layout.steps):
+            if number in layout.chains:
+                tensors = self._chained(layout, number, tensors, tally)
+                passed = number + len(layout.chains[number].links)
+            elif number < passed:
+                continue
+            elif isinstance(step, TiledStep):
+                tensors = self._tiled(layout, number, step, tensors, tally)
             else:
-                tensors = self._whole(step, tensors, tally)
+                tensors = self._whole(number, step, tensors, tally)
         now = time.monotonic()
         self.record.add(layout.merges > 0, now - begin)
+        if layout.meetings and tally.is_whole:
+            self._roster.met((now - begin - tally.path_s - layout.crossing_s) / layout.meetings)
         for worker in tally.work_s:
             self._roster.computed(worker, tally.work_s[worker], tally.compute_s[worker], now)
         return tensors
 
-    def _whole(self, step: WholeStep, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
-        begin = time.monotonic()
-        made = self._speed.around(step.segment.run)(tensors)
-        tally.add(self._roster.own, step.work_s, time.monotonic() - begin)
+    def _whole(
+        self, number: int, step: WholeStep | Chain, tensors: dict[str, Tensor], tally: Tally
+    ) -> dict[str, Tensor]:
+        begin, segment = time.monotonic(), step.segment
+        made = self._speed.run(segment, lambda: segment.run(tensors))
+        tally.add(number, self._roster.own, step.work_s, time.monotonic() - begin)
         return made
 
-    def _tiled(self, layout: Layout, step: TiledStep, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
+    def _chained(self, layout: Layout, number: int, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
+        chain, own = layout.chains[number], self._roster.own
+        workers = dict.fromkeys(part.worker for link in chain.links for part in link.parts)
+        there = {worker for worker in workers if worker != own and self._roster.is_ready(worker)}
+        if there:
+            run = ChainRun(
+                chain,
+                tensors,
+                frozenset(workers.keys() - there),
+                self._post,
+                lambda part, rows, chain_number: self._request(layout, part, rows, chain_number),
+                lambda part, stack, tile: self._own(number, stack, part, tile, tally),
+            )
+            made = run.run()
+            for request in run.done:
+                self._enter(number, request, tally)
+            if made is not None:
+                return made
+        tally.is_whole = False
+        return self._whole(number, chain, tensors, tally)
+
+    def _tiled(
+        self, layout: Layout, number: int, step: TiledStep, tensors: dict[str, Tensor], tally: Tally
+    ) -> dict[str, Tensor]:
         stack, regions = step.stack, [part.region for part in step.parts]
         inputs = stack.split(tensors, regions)
         requests = {
-            number: self._request(layout, part, inputs[number])
-            for number, part in enumerate(step.parts)
+            tile: self._request(layout, part, inputs[tile])
+            for tile, part in enumerate(step.parts)
             if part.worker != self._roster.own and self._roster.is_ready(part.worker)
         }
         tiles: list[Mapping[str, Tensor]] = [{}] * len(step.parts)
-        for number, part in enumerate(step.parts):
-            if number not in requests:
-                tiles[number] = self._own(step, part, inputs[number], tally)
-        for number, request in requests.items():
-            outputs, part = self._post.collect(request), request.part
+        for tile, part in enumerate(step.parts):
+            if tile not in requests:
+                tiles[tile] = self._own(number, stack, part, inputs[tile], tally)
+        for tile, request in requests.items():
+            outputs = self._post.collect(request)
             if outputs is not None:
-                tally.add(part.worker, part.work_s, request.compute_s)
-            tiles[number] = outputs or self._own(step, part, inputs[number], tally)
+                self._enter(number, request, tally)
+            else:
+                tally.is_whole = False
+            tiles[tile] = outputs or self._own(number, stack, request.part, inputs[tile], tally)
         return stack.complete(tensors, stack.merge(regions, tiles))
 
-    def _request(self, layout: Layout, part: Part, tensors: dict[str, Tensor]) -> Request:
-        now = time.monotonic()
+    def _request(self, layout: Layout, part: Part, tensors: dict[str, Tensor], chain: int = 0) -> Request:
+        now, ticket = time.monotonic(), self._post.ticket()
         header = Tile(
-            self._roster.own, self.plan.stream, self.plan.epoch, layout.order, part.task, self._post.ticket(), ()
+            self._roster.own, self.plan.stream, self.plan.epoch, layout.order, part.task, ticket, (), chain=chain
         )
-        deadline_s = now + self._roster.deadline_s(
-            part.worker, part.predicted_s, part.work_s / self._roster.speed(self._roster.own)
-        )
-        request = Request(part, header, self.tiles.codec, tensors, now, deadline_s)
+        request = Request(part, header, self.tiles.codec, tensors, now)
         self._post.request(request)
+        local_s = part.work_s / self._roster.speed(self._roster.own)
+        request.deadline_s = now + self._roster.deadline_s(part.worker, request.tile, part.predicted_s, local_s)
         return request
 
-    def _own(self, step: TiledStep, part: Part, tensors: dict[str, Tensor], tally: Tally) -> dict[str, Tensor]:
+    def _own(
+        self, number: int, stack: TiledStack, part: Part, tensors: dict[str, Tensor], tally: Tally
+    ) -> dict[str, Tensor]:
         begin = time.monotonic()
-        made = self._speed.around(lambda given: step.stack.run_tile(part.region, given))(tensors)
-        tally.add(self._roster.own, part.work_s, time.monotonic() - begin)
+        made = self._speed.run((stack.label, part.region), lambda: stack.run_tile(part.region, tensors))
+        tally.add(_step_of(number, part), self._roster.own, part.work_s, time.monotonic() - begin)
         return made
+
+    def _enter(self, number: int, request: Request, tally: Tally) -> None:
+        part = request.part
+        tally.add(_step_of(number, part), part.worker, part.work_s, request.compute_s)
+
+
+def _step_of(number: int, part: Part) -> int:
+    """Position of a part's stack, which is in the step `number` or in the chain that begins there."""
+    return number if part.seat is None else number + part.seat.step

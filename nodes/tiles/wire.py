@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tiling.crew import MEETING_S
 
 FIRST_BPS = 1e9
 FIRST_FIXED_S = 6e-4
@@ -15,6 +18,10 @@ BPS_RANGE = (1e5, 2e11)
 
 FEW = 3
 """Crossings below which the first figures stand."""
+
+UNDISTURBED = 0.25
+"""Quantile of crossings that the fixed part is read off. Where both ends compute on the machine's last cores, a message
+waits for one, and nobody for the message: what counts is how fast it crosses when somebody waits."""
 
 APART_BYTES = 16384
 """Tiles whose sizes differ by less say nothing of a link's goodput."""
@@ -27,6 +34,8 @@ class Wire:
     goodput_bps: float = FIRST_BPS
     fixed_s: float = FIRST_FIXED_S
     """Whatever their size: two messages, and the threads that wait for them."""
+    meeting_s: float = MEETING_S
+    """What each meeting of the workers takes beyond that, as measured of whole frames."""
 
 
 def fit_wire(crossings: Sequence[tuple[int, float]]) -> Wire:
@@ -50,7 +59,11 @@ def fit_wire(crossings: Sequence[tuple[int, float]]) -> Wire:
     elif (large := nbytes >= APART_BYTES).any():
         slopes = (seconds[large] - FIRST_FIXED_S) / nbytes[large]
     else:
-        return Wire(FIRST_BPS, max(FIRST_FIXED_S, float(np.median(seconds - nbytes * 8 / FIRST_BPS))))
+        return Wire(FIRST_BPS, _fixed_s(seconds - nbytes * 8 / FIRST_BPS))
     low, high = BPS_RANGE
     s_per_byte = min(8 / low, max(8 / high, float(np.median(slopes))))
-    return Wire(8 / s_per_byte, max(FIRST_FIXED_S, float(np.median(seconds - nbytes * s_per_byte))))
+    return Wire(8 / s_per_byte, _fixed_s(seconds - nbytes * s_per_byte))
+
+
+def _fixed_s(rest_s: NDArray[np.float64]) -> float:
+    return max(FIRST_FIXED_S, float(np.quantile(rest_s, UNDISTURBED)))

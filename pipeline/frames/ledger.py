@@ -80,6 +80,16 @@ class Ledger(Generic[Picture, Outcome]):
         """Whether one more frame may be admitted without credit."""
         return len(self._order) < max(MAX_OPEN, self.window)
 
+    @property
+    def open(self) -> int:
+        """Frames that are in flight, or whose outcome waits for an earlier frame."""
+        return len(self._order)
+
+    @property
+    def has_older(self) -> bool:
+        """Whether a frame is in flight that was admitted before the latest `renew`, or without credit."""
+        return len(self._in_flight) > self._taken
+
     def renew(self, window: int) -> None:
         """Begin a window of its own: frames that are in flight now take no credit of it."""
         self.window, self._taken = window, 0

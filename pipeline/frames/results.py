@@ -48,6 +48,8 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     truth: int | str | None = None
     detail: dict[str, float | int | str] = {}
     """Whatever else a node wants on record."""
+    admitted_s: float | None = None
+    """When it was first admitted, on the device's monotonic clock; None in runs of before 2026-11-21."""
 
     @property
     def right(self) -> bool | None:

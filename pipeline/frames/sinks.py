@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -16,6 +17,8 @@ import msgspec
 from pipeline.errors import SinkError
 from pipeline.frames.results import Result
 from pipeline.frames.source import Rgb
+
+logger = logging.getLogger(__name__)
 
 
 class Sink(ABC):
@@ -95,19 +98,35 @@ def sink_error(name: str, error: Exception) -> SinkError:
 class JsonLines(Sink):
     """`results.jsonl`: a line per frame, on disk as soon as it is known.
 
+    Args:
+        path: of the file.
+        most_bytes: with so many the file becomes `earlier-results.jsonl`, in place of the one before, and is begun
+            anew; None for no bound.
+
     Raises:
         SinkError: the file cannot be created.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_bytes: int | None = None) -> None:
         super().__init__(str(path))
         self._encoder = msgspec.json.Encoder()
+        self._path, self._most_bytes = path, most_bytes
         with self._fails_once():
             self._file: BinaryIO = path.open("wb")
 
     def _write(self, result: Result, rgb: Rgb) -> None:
-        self._file.write(self._encoder.encode(result) + b"\n")
+        line = self._encoder.encode(result) + b"\n"
+        if self._most_bytes is not None and self._file.tell() + len(line) > self._most_bytes:
+            self._begin_anew()
+        self._file.write(line)
         self._file.flush()
+
+    def _begin_anew(self) -> None:
+        earlier = self._path.with_name(f"earlier-{self._path.name}")
+        logger.info("%s is full: it goes on anew, and what it held is in %s", self._path, earlier)
+        self._file.close()
+        self._path.replace(earlier)
+        self._file = self._path.open("wb")
 
     def _close(self) -> None:
         self._file.close()

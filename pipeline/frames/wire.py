@@ -16,12 +16,15 @@ from msgspec import Meta
 from pipeline.errors import VersionMismatch, WireError
 from pipeline.model.graph import ITEM_BYTES, TensorSpec
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Grows with every change that an older node could misread."""
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_TENSOR_BYTES = 256 * 1024 * 1024
 """Bound on one tensor's raw size, and on one message part: the largest activation of the known networks is 13 MB."""
+
+MAX_GIVEN = 16
+"""Runs of rows of one strip that others lack: those above and those below, as a rule."""
 
 MAX_TILE_TASKS = 128
 """Tiles of one worker over all fused stacks of one plan."""
@@ -103,6 +106,11 @@ class TileTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: Edges
     """Of the maps at the stack's end."""
     columns: Edges
+    gives: Annotated[tuple[Edges, ...], Meta(max_length=MAX_GIVEN)] | None = None
+    """Rows of every output that are sent back, of a strip in a chain; None where the stack is no part of one."""
+    chained: bool = False
+    """Whether it goes on with the chain of the task before: the worker kept that one's outputs, and what it was given,
+    and gets only the rows that it lacks besides."""
 
 
 class TileOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="tile-order"):
@@ -142,6 +150,8 @@ class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
     ticket: Count
     """Unique for this edge node: the same frame's other tiles, and other attempts, have others."""
     tensors: Annotated[tuple[TensorHeader, ...], Meta(max_length=64)]
+    chain: Count = 0
+    """The same for all tiles of one frame's way through a chain, and no other's."""
 
 
 class TileDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="tile-done"):

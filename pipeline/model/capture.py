@@ -43,7 +43,7 @@ class CapturedModel:
     example: Tensor
     """An input of the captured shape."""
     prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """Weights in the layouts that segments run with, shared by all of them; guarded by `lock`."""
+    """Weights in the layouts that segments run with, shared by all of them, and what was timed; guarded by `lock`."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @functools.cached_property
@@ -122,7 +122,7 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode for the trace; the caller's module gets its modes back."""
     modes = {part: part.training for part in module.modules()}
     try:
-        # Set by hand, since exported programs refuse `eval()`: theirs is written into the graph.
+        # Set by hand, since exported programs refuse to change theirs: it is written into the graph.
         for part in modes:
             part.training = False
         yield

@@ -209,7 +209,7 @@ class Lowering:
         source, _, bias, stride, padding, dilation, groups = node.args
         common = (
             self._value(source),  # type: ignore[arg-type]
-            self._constant(node.args[1], _packing(node)),  # type: ignore[arg-type]
+            self._constant(node.args[1], packing(node)),  # type: ignore[arg-type]
             None if bias is None else self._value(bias),  # type: ignore[arg-type]
             _pair(padding), _pair(stride), _pair(dilation), groups,
         )  # fmt: skip
@@ -228,7 +228,7 @@ class Lowering:
 
 
 def prepare(weight: Tensor, purpose: str, layout: Layout, device: torch.device) -> Tensor:
-    """A weight as `layout` wants it; `purpose` is `plain` or a convolution's geometry (see `_packing`)."""
+    """A weight as `layout` wants it; `purpose` is `plain` or a convolution's geometry (see `packing`)."""
     weight = weight.to(device)
     if purpose != "plain":
         padding, stride, dilation, groups, size = (
@@ -243,7 +243,13 @@ def prepare(weight: Tensor, purpose: str, layout: Layout, device: torch.device) 
     return weight
 
 
-def _packing(node: Node) -> str:
+def form_of(packed: Tensor) -> bytes:
+    """How a prepared convolution weight lies in memory: a kernel that wants another form rearranges it at each call."""
+    found: list[int] = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).tolist()
+    return bytes(found)
+
+
+def packing(node: Node) -> str:
     """The geometry that decides a kernel's weight layout, as a key."""
     stride, padding, dilation, groups = node.args[3:7]
     size = spec_of(node.args[0]).shape  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from torch.fx import Node
 from pipeline.errors import ModelError
 from pipeline.model import layouts, memory
 from pipeline.model.capture import CapturedModel
+from pipeline.model.function import Run, function_of, inference
 from pipeline.model.graph import Cut
 from pipeline.model.layouts import Layout
 
@@ -47,7 +48,7 @@ class Segment:
         self.layout = layout or fastest_layout(captured, self.device)
         self.reads = tuple(name for name in start.tensors if any(name in block.inputs for block in self.blocks))
         self.makes = tuple(name for name in end.tensors if name not in start.tensors)
-        self._module = self._build() if self.blocks else None
+        self._run = self._build() if self.blocks else None
 
     @property
     def supports_batch(self) -> bool:
@@ -75,10 +76,10 @@ class Segment:
         if missing:
             raise ModelError(self.label, f"not given {missing[0]}", f"it needs {', '.join(self.start.tensors)}")
         made: dict[str, Tensor] = {}
-        if self._module is not None:
-            with torch.inference_mode():
+        if self._run is not None:
+            with inference():
                 given = [self._placed(inputs[name]) for name in self.reads]
-                made = dict(zip(self.makes, self._module(*given), strict=True))
+                made = dict(zip(self.makes, self._run(*given), strict=True))
                 if self.device.type != "cpu":
                     made = {name: tensor.cpu() for name, tensor in made.items()}
         return {name: made[name] if name in made else inputs[name] for name in self.end.tensors}
@@ -102,7 +103,7 @@ class Segment:
             return tensor.contiguous(memory_format=self.layout.memory_format)
         return tensor
 
-    def _build(self) -> fx.GraphModule:
+    def _build(self) -> Run:
         captured = self.captured
         graph = fx.Graph()
         constants: dict[str, Any] = {}
@@ -113,7 +114,7 @@ class Segment:
             lowering.env[captured.nodes[name]] = graph.placeholder(name)
         lowering.emit_all(nodes)
         graph.output(tuple(lowering.env[captured.nodes[name]] for name in self.makes))
-        return fx.GraphModule(constants, graph)
+        return function_of(graph, constants, self.label)
 
     def _weight(self, node: Node, purpose: str) -> tuple[str, Tensor]:
         """Prepared weight of a `get_attr` node, from the model's shared store."""

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pipeline.errors import PlanError
-from pipeline.tiling.halo import StackCosts
+from pipeline.tiling.halo import Floats, StackCosts
 from pipeline.tiling.regions import Interval
+
+MEETING_S = 1e-3
+"""What it takes, beyond crossing, that workers meet: on this project's machine, from the slowest strip's end to the
+next strip's beginning. Of a crew that has not been seen at work."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class Crew:
     fixed_s: Mapping[str, float] = field(default_factory=dict)
     """The part of `block_s` that does not shrink with the tile; blocks that are not in here have none."""
 
+    meeting_s: float = 0.0
+    """What every meeting (rows exchanged, inputs scattered, outputs merged) takes beyond its messages."""
+
     def __post_init__(self) -> None:
         rates = (*self.speeds, self.goodput_bps, self.copy_bytes_s)
         if not self.speeds or any(rate <= 0 for rate in rates):
@@ -43,6 +52,19 @@ class Crew:
     def untiled_s(self, names: Sequence[str]) -> float:
         """Seconds of whole blocks on the edge node alone."""
         return sum(self.block_s[name] for name in names) / self.speeds[0]
+
+
+def seats(tiles: int, workers: int) -> tuple[int, ...]:
+    """Who computes which tile: positions in the crew, for each tile in grid order.
+
+    Of strips, the edge node (position 0) has one in the middle: what a strip lacks, its neighbour has, and whatever
+    crosses, crosses by way of the edge node.
+    """
+    if tiles > workers:
+        return tuple(tile % workers for tile in range(tiles))
+    others = list(range(1, tiles))
+    middle = (tiles - 1) // 2
+    return (*others[:middle], 0, *others[middle:])
 
 
 @dataclass(frozen=True)
@@ -68,8 +90,7 @@ def stack_time(costs: StackCosts, crew: Crew, rows: Sequence[Interval], columns:
     count, tiles = len(crew.speeds), range(len(work))
     sent_s, free_s = 0.0, [0.0] * count
     done: list[tuple[float, int, float]] = []
-    for tile in tiles:
-        worker = tile % count
+    for tile, worker in zip(tiles, seats(len(work), count), strict=True):
         ready_s = 0.0
         if worker:
             sent_s += bytes_in[tile] * (8 / crew.goodput_bps + 1 / crew.copy_bytes_s) + crew.message_s
@@ -83,4 +104,71 @@ def stack_time(costs: StackCosts, crew: Crew, rows: Sequence[Interval], columns:
             at_s = back_s + crew.latency_s
         worker_s[worker] = max(worker_s[worker], at_s)
     merge_s = float(bytes_out.sum()) / crew.copy_bytes_s
-    return StackTime(max(worker_s) + merge_s, tuple(worker_s), merge_s)
+    return StackTime(max(worker_s) + merge_s + 2 * crew.meeting_s, tuple(worker_s), merge_s)
+
+
+@dataclass(frozen=True)
+class ChainTime:
+    """How long one stack in the middle of a chain takes, whose strips stay with the workers."""
+
+    crew: Crew
+    costs: StackCosts
+
+    def first_s(self, rows: Sequence[Interval]) -> float:
+        """From the inputs on the edge node until every worker has its strip."""
+        bytes_in, work_s = self.costs.bytes_in.of(rows, [self._across])[:, 0], self.work_s(rows)
+        byte_s, done_s, sent_s = 8 / self.crew.goodput_bps + 1 / self.crew.copy_bytes_s, [], 0.0
+        for tile, worker in enumerate(self._seats(rows)):
+            ready_s = 0.0
+            if worker:
+                sent_s += bytes_in[tile] * byte_s + self.crew.message_s
+                ready_s = sent_s + self.crew.latency_s
+            done_s.append(ready_s + work_s[tile])
+        return float(max(done_s)) + self.crew.meeting_s
+
+    def next_s(self, held: Sequence[Interval], height: int, rows: Sequence[Interval]) -> float:
+        """From the strips of the stack before until every worker has the next one.
+
+        All wait for each other; then what is lacked crosses, and each puts it to what it holds.
+
+        Args:
+            held: strips of the stack before, as many as there are of this one.
+            height: of its maps.
+            rows: strips of this stack.
+        """
+        crew, terms = self.crew, self.costs.bytes_in
+        weight = terms.weight * terms.columns.sizes([self._across])[:, 0]
+        first = terms.rows.first[:, [part.start for part in rows]]
+        stop = terms.rows.last[:, [part.stop - 1 for part in rows]] + 1
+        scale = self.costs.heights[:, None] / height
+        above = np.maximum(np.rint(scale * [part.start for part in held]) - first, 0)
+        below = np.maximum(stop - np.rint(scale * [part.stop for part in held]), 0)
+        lacked = weight @ np.minimum(above + below, stop - first)
+        # What lies with the neighbour above or below is there, or has to come by way of the edge node.
+        away = np.array(self._seats(rows)) > 0
+        relayed = away & ((above.any(axis=0) & np.roll(away, 1)) | (below.any(axis=0) & np.roll(away, -1)))
+        crossing = max(lacked[away].sum(), lacked[~away | relayed].sum())
+        hops = 2 if relayed.any() else 1
+        crossing_s = crossing * 8 / crew.goodput_bps + hops * crew.latency_s + (len(rows) - 1) * crew.message_s
+        copied_s = weight @ (stop - first) / crew.copy_bytes_s
+        return float(crossing_s + (self.work_s(rows) + copied_s).max()) + crew.meeting_s
+
+    def last_s(self, rows: Sequence[Interval], nbytes: float) -> float:
+        """From the strips of the last stack to merged maps of `nbytes` on the edge node."""
+        own = sum(part.size for part, worker in zip(rows, self._seats(rows), strict=True) if not worker)
+        crossing_s = (1 - own / self.costs.size[0]) * nbytes * 8 / self.crew.goodput_bps + self.crew.latency_s
+        told_s = (len(rows) - 1) * self.crew.message_s + self.crew.meeting_s
+        return crossing_s + told_s + nbytes / self.crew.copy_bytes_s
+
+    def work_s(self, rows: Sequence[Interval]) -> Floats:
+        """Seconds of each strip's computation, by whoever has it."""
+        speeds = np.array([self.crew.speeds[worker] for worker in self._seats(rows)])
+        work: Floats = (self.costs.seconds.of(rows, [self._across])[:, 0] + self.costs.fixed_s) / speeds
+        return work + self.crew.start_s
+
+    @property
+    def _across(self) -> Interval:
+        return Interval(0, self.costs.size[1])
+
+    def _seats(self, rows: Sequence[Interval]) -> tuple[int, ...]:
+        return seats(len(rows), len(self.crew.speeds))

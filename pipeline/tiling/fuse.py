@@ -1,13 +1,15 @@
-"""Which fused stacks to cut a span into: the deeper a stack, the fewer merges, and the more halo is computed twice.
+"""Which fused stacks to cut a span into: the deeper a stack, the fewer meetings, and the more halo is computed twice.
 
 The best row of stacks is the shortest path over the span's *waists* (cuts that are comparable with every other):
-from one to the next either untiled on the edge node, or as one fused stack in one of the grids. The choices of
-others are paths in the same graph, computed with the same costs: `fuse_everything` (DeepThings: as deep as it goes),
-`merge_every_layer` (MoDNN: a merge behind each block), `equal_strips` (D3: tiles of equal size).
+from one to the next either untiled on the edge node, or as one fused stack in one of the grids with a merge behind it,
+or as a link of a chain, whose strips stay with the workers (`search` has the path). The choices of others are paths in
+the same graph, computed with the same costs: `fuse_everything` (DeepThings: as deep as it goes), `merge_every_layer`
+(MoDNN: a merge behind each block), `equal_strips` (D3: tiles of equal size, and merges).
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from pipeline.errors import PlanError
@@ -69,14 +71,20 @@ class SpanCosts:
         self.captured, self.crew = captured, crew
         self.analysis = analysis_of(captured)
         self.cuts = waists_between(captured, start, end)
+        steps_s = (self._alone_s(first, last) for first, last in itertools.pairwise(self.cuts))
+        self._until_s = [0.0, *itertools.accumulate(steps_s)]
         self._reach: dict[int, StackReach] = {}
         self._pieces: dict[tuple[int, int, bool], Piece | None] = {}
+        self._costs: dict[tuple[int, int], StackCosts | None] = {}
+
+    def untiled_s(self, first: int, last: int) -> float:
+        """Seconds from waist `first` to waist `last` on the edge node alone."""
+        return self._until_s[last] - self._until_s[first]
 
     def untiled(self, first: int, last: int) -> Piece:
-        """Waist `first` to waist `last` on the edge node alone."""
+        """The same as a piece."""
         start, end = self.cuts[first], self.cuts[last]
-        names = [block.name for block in self.captured.graph.between(start, end)]
-        return Piece(start, end, TileStack(end.name), self.crew.untiled_s(names))
+        return Piece(start, end, TileStack(end.name), self.untiled_s(first, last))
 
     def tiled(self, first: int, last: int, fitted: bool = True) -> Piece | None:
         """The fastest grid for one fused stack; None where the blocks are no stack.
@@ -91,13 +99,30 @@ class SpanCosts:
             self._pieces[key] = self._best_grid(first, last, fitted)
         return self._pieces[key]
 
+    def _alone_s(self, start: Cut, end: Cut) -> float:
+        return self.crew.untiled_s([block.name for block in self.captured.graph.between(start, end)])
+
+    def costs(self, first: int, last: int) -> StackCosts | None:
+        """What tiles from waist `first` to waist `last` cost; None where the blocks are no stack."""
+        key = (first, last)
+        if key not in self._costs:
+            start, end = self.cuts[first], self.cuts[last]
+            is_stack = self.analysis.why_no_stack(start, end) is None
+            self._costs[key] = (
+                self._reach_of(last).costs(start, self.crew.block_s, self.crew.fixed_s) if is_stack else None
+            )
+        return self._costs[key]
+
     def _best_grid(self, first: int, last: int, fitted: bool) -> Piece | None:
-        start, end = self.cuts[first], self.cuts[last]
-        if self.analysis.why_no_stack(start, end) is not None:
+        start, end, costs = self.cuts[first], self.cuts[last], self.costs(first, last)
+        if costs is None:
             return None
-        costs = self._reach_of(last).costs(start, self.crew.block_s, self.crew.fixed_s)
-        found = [self._piece(start, end, costs, grid) for grid in self._grids(costs, fitted)]
-        return min(found, key=lambda piece: piece.seconds, default=None)
+        timed = [(stack_time(costs, self.crew, *grid).total_s, grid) for grid in self._grids(costs, fitted)]
+        if not timed:
+            return None
+        seconds, (rows, columns) = min(timed, key=lambda each: each[0])
+        stack = TileStack(end.name, shares_of(rows, costs.size[0]), shares_of(columns, costs.size[1]))
+        return Piece(start, end, stack, seconds, costs.halo(rows, columns))
 
     def _reach_of(self, last: int) -> StackReach:
         if last not in self._reach:
@@ -124,11 +149,11 @@ class SpanCosts:
             )
         return grids
 
-    def _piece(self, start: Cut, end: Cut, costs: StackCosts, grid: tuple[Parts, Parts]) -> Piece:
-        rows, columns = grid
-        stack = TileStack(end.name, shares_of(rows, costs.size[0]), shares_of(columns, costs.size[1]))
-        seconds = stack_time(costs, self.crew, rows, columns).total_s
-        return Piece(start, end, stack, seconds, costs.halo(rows, columns))
+
+def map_bytes(captured: CapturedModel, cut: Cut) -> int:
+    """Of all maps that cross a cut."""
+    analysis = analysis_of(captured)
+    return sum(captured.graph.tensors[name].nbytes for name in cut.tensors if analysis.layout(name) is not None)
 
 
 def waists_between(captured: CapturedModel, start: Cut, end: Cut) -> tuple[Cut, ...]:
@@ -149,40 +174,30 @@ def waists_between(captured: CapturedModel, start: Cut, end: Cut) -> tuple[Cut, 
     return tuple(cut for cut, low, high in zip(cuts, below, reversed(above), strict=True) if low == cut.mask == high)
 
 
-def choose_stacks(captured: CapturedModel, start: Cut, end: Cut, crew: Crew) -> StackChoice:
-    """The fastest way to compute the blocks between two cuts, by shortest path over the waists.
+def equal_strips(captured: CapturedModel, start: Cut, end: Cut, crew: Crew) -> StackChoice:
+    """The shortest path with one strip of equal height for each worker, and merges (D3).
+
+    The halo of a stack grows with its depth. So once a stack computes more than untiled is done in, those that end
+    there and begin even earlier need not be looked at.
 
     Raises:
         PlanError: `start` is not before `end`.
     """
-    return shortest(SpanCosts(captured, start, end, crew), fitted=True)
-
-
-def equal_strips(captured: CapturedModel, start: Cut, end: Cut, crew: Crew) -> StackChoice:
-    """The same search with one strip of equal height for each worker (D3)."""
-    return shortest(SpanCosts(captured, start, end, crew), fitted=False)
-
-
-def shortest(costs: SpanCosts, fitted: bool) -> StackChoice:
-    """Shortest path over the waists.
-
-    The halo of a stack grows with its depth. So once a stack computes more than untiled is done in, those that end
-    there and begin even earlier need not be looked at.
-    """
+    costs = SpanCosts(captured, start, end, crew)
     best: list[StackChoice] = [StackChoice(())]
     for last in range(1, len(costs.cuts)):
-        found = [_joined(best[last - 1], costs.untiled(last - 1, last))]
+        found = [joined(best[last - 1], costs.untiled(last - 1, last))]
         for first in range(last - 1, -1, -1):
-            piece = costs.tiled(first, last, fitted)
+            piece = costs.tiled(first, last, False)
             if piece is not None:
-                found.append(_joined(best[first], piece))
-                if piece.seconds > 2 * costs.untiled(first, last).seconds and last - first > 3:
+                found.append(joined(best[first], piece))
+                if piece.seconds > 2 * costs.untiled_s(first, last) and last - first > 3:
                     break
         best.append(min(found, key=lambda choice: choice.seconds))
     return best[-1]
 
 
-def _joined(before: StackChoice, piece: Piece) -> StackChoice:
+def joined(before: StackChoice, piece: Piece) -> StackChoice:
     """A path with one more piece; untiled runs that follow each other become one."""
     if before.pieces and piece.tiles == 1 == before.pieces[-1].tiles:
         last = before.pieces[-1]
@@ -208,6 +223,6 @@ def _greedy(costs: SpanCosts, deepest: bool) -> StackChoice:
         candidates = range(len(costs.cuts) - 1, first, -1) if deepest else [first + 1]
         tiled = (piece for last in candidates if (piece := costs.tiled(first, last, False)) is not None)
         piece = next(tiled, None) or costs.untiled(first, first + 1)
-        choice = _joined(choice, piece)
+        choice = joined(choice, piece)
         first = costs.cuts.index(piece.end)
     return choice

@@ -47,8 +47,8 @@ class Span:
         if isinstance(map_, Window):
             low, top = map_.before, map_.size - 1
             return Span(
-                np.clip(self.first * map_.stride - low, 0, top),
-                np.clip(self.last * map_.stride - low + map_.extent - 1, 0, top),
+                np.minimum(np.maximum(self.first * map_.stride - low, 0), top),
+                np.minimum(np.maximum(self.last * map_.stride - low + map_.extent - 1, 0), top),
             )
         if isinstance(map_, Fixed):
             return Span(np.zeros_like(self.first), np.full_like(self.last, map_.size - 1))
@@ -61,10 +61,6 @@ class Span:
         starts, stops = ([part.start for part in parts], [part.stop - 1 for part in parts])
         found: Ints = self.last[..., stops] - self.first[..., starts] + 1
         return found
-
-    def only(self, chosen: Ints) -> Span:
-        """Some of several maps' spans."""
-        return Span(self.first[chosen], self.last[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +98,8 @@ class StackCosts:
     bytes_out: Terms
     size: tuple[int, int]
     """Height and width of the maps at the end."""
+    heights: Ints
+    """Of the maps of `bytes_in`; 1 where a tensor has no rows."""
 
     def halo(self, rows: Sequence[Interval], columns: Sequence[Interval]) -> float:
         """Work that the tiles of a grid do beyond the untiled stack's, as a share of that: 0.25 is a quarter more."""
@@ -135,27 +133,36 @@ class StackReach:
         self._block_of = {node: block for block in self.blocks for node in analysis.members[block.name]}
         self._nodes = [node for node in members if node in spans and analysis.operators[node].layout is not None]
         self._all = _terms([(*spans[node], 1.0) for node in self._nodes], self._down, self._across)
-        self._index = np.array([self._block_of[node].index for node in self._nodes])
+        self._index = np.array([self._block_of[node].index for node in self._nodes], dtype=np.int64)
+        self._flops = np.array([analysis.operators[node].work for node in self._nodes], dtype=np.float64)
+        self._timed: tuple[Mapping[str, float], Mapping[str, float], Floats] | None = None
 
     def _reads(self, node: fx.Node) -> Iterable[Read]:
         return (read for read in self.analysis.operators[node].reads if read.node.op != "get_attr")
 
-    def work(self, start: Cut, block_s: Mapping[str, float] | None = None) -> Terms:
-        """The work of a tile of the stack from `start`: in FLOPs, or in seconds where each block's are given."""
-        behind = np.array([not start.mask >> int(index) & 1 for index in self._index], dtype=bool)
-        weight = np.array([self._weight(node, block_s) for node in self._nodes])
-        chosen = np.flatnonzero(behind & (weight > 0))
-        return Terms(weight[chosen], self._all.rows.only(chosen), self._all.columns.only(chosen))
+    def work(self, start: Cut) -> Terms:
+        """The operations of a tile of the stack from `start`."""
+        return self._behind(start, self._flops)
 
-    def _weight(self, node: fx.Node, block_s: Mapping[str, float] | None) -> float:
-        """Work for each position of the operator's result."""
+    def _behind(self, start: Cut, weight: Floats) -> Terms:
+        blocks = range(int(self._index.max(initial=-1)) + 1)
+        crossed = np.array([start.mask >> block & 1 for block in blocks], dtype=bool)
+        return Terms(np.where(crossed[self._index], 0.0, weight), self._all.rows, self._all.columns)
+
+    def _seconds(self, block_s: Mapping[str, float], fixed_s: Mapping[str, float]) -> Floats:
+        """What each operator takes for each position of its result, beyond what is fixed; kept for the next start."""
+        if self._timed is None or self._timed[0] is not block_s or self._timed[1] is not fixed_s:
+            rates = [self._rate(node, block_s, fixed_s) for node in self._nodes]
+            self._timed = (block_s, fixed_s, np.array(rates, dtype=np.float64))
+        return self._timed[2]
+
+    def _rate(self, node: fx.Node, block_s: Mapping[str, float], fixed_s: Mapping[str, float]) -> float:
         operator, block = self.analysis.operators[node], self._block_of[node]
-        if block_s is None:
-            return operator.work
+        seconds = max(0.0, block_s[block.name] - fixed_s.get(block.name, 0.0))
         if block.flops:
-            return operator.work * block_s[block.name] / block.flops
+            return operator.work * seconds / block.flops
         area = operator.layout.region.area if operator.layout else 1
-        return block_s[block.name] / len(self.analysis.members[block.name]) / area
+        return seconds / len(self.analysis.members[block.name]) / area
 
     def costs(self, start: Cut, block_s: Mapping[str, float], fixed_s: Mapping[str, float]) -> StackCosts:
         """What any tile of the stack from `start` costs.
@@ -166,19 +173,24 @@ class StackReach:
             fixed_s: the part of these seconds that does not shrink with the tile (starting, reading weights).
         """
         names = [block.name for block in self.blocks if not start.mask >> block.index & 1]
-        fixed = {name: min(fixed_s.get(name, 0.0), block_s[name]) for name in names}
+        bytes_in, heights = self._read_at(start)
         return StackCosts(
-            self.work(start, {**block_s, **{name: block_s[name] - fixed[name] for name in names}}),
-            sum(fixed.values()),
+            self._behind(start, self._seconds(block_s, fixed_s)),
+            sum(min(fixed_s.get(name, 0.0), block_s[name]) for name in names),
             self.work(start),
-            self.bytes_in(start),
+            bytes_in,
             self.bytes_out(start),
             (self.height, self.width),
+            heights,
         )
 
     def bytes_in(self, start: Cut) -> Terms:
         """Bytes that a tile needs of what crosses `start`."""
-        found = []
+        return self._read_at(start)[0]
+
+    def _read_at(self, start: Cut) -> tuple[Terms, Ints]:
+        """The same, and the heights of the maps."""
+        found, heights = [], []
         for name in start.tensors:
             source = self.analysis.node(name)
             span: tuple[Span, Span] | None = None
@@ -190,8 +202,10 @@ class StackReach:
                     if read.node is source:
                         span = _reach(self._spans[reader], read, span)
             if span is not None:
+                layout = self.analysis.layout(name)
                 found.append((*span, self._bytes(name)))
-        return _terms(found, self._down, self._across)
+                heights.append(layout.height if layout else 1)
+        return _terms(found, self._down, self._across), np.array(heights, dtype=np.int64)
 
     def bytes_out(self, start: Cut) -> Terms:
         """Bytes that a tile gives."""

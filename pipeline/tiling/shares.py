@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import PlanError
-from pipeline.tiling.crew import Crew, stack_time
+from pipeline.tiling.crew import Crew, seats, stack_time
 from pipeline.tiling.halo import Floats, StackCosts, Terms
 from pipeline.tiling.regions import Interval, boundaries, equal_shares
 
@@ -47,7 +47,7 @@ def balanced_strips(seconds: Floats) -> tuple[Interval, ...]:
 
 
 def strips_for(costs: StackCosts, crew: Crew, count: int) -> tuple[Interval, ...]:
-    """Strips of the output's rows for the first `count` workers of a crew, transfers included.
+    """Strips of the output's rows for the first `count` workers of a crew, by `seats`, transfers included.
 
     Raises:
         PlanError: there are more workers than rows.
@@ -56,11 +56,33 @@ def strips_for(costs: StackCosts, crew: Crew, count: int) -> tuple[Interval, ...
     # The interface is shared: where all finish together, the last has waited for the bytes of all others.
     nbytes = _table(costs.bytes_in, costs.size[1]) + _table(costs.bytes_out, costs.size[1])
     away = nbytes * (8 / crew.goodput_bps) * (count - 1) + 2 * (crew.message_s + crew.latency_s)
-    seconds = [work / speed + (away if worker else 0.0) for worker, speed in enumerate(crew.speeds[:count])]
+    order = seats(count, len(crew.speeds))
+    seconds = [work / crew.speeds[worker] + (away if worker else 0.0) for worker in order]
     # The finish of all together is a bound on the schedule, so equal strips may do better where rows are few.
     found = balanced_strips(np.array(seconds)), boundaries(equal_shares(count), costs.size[0])
     across = (Interval(0, costs.size[1]),)
     return min(found, key=lambda rows: stack_time(costs, crew, rows, across).total_s)
+
+
+def resident_strips(height: int, times: tuple[float, float], crew: Crew, count: int) -> tuple[Interval, ...]:
+    """Strips for the first `count` workers that stay where they are: nothing crosses, and no halo is computed.
+
+    Args:
+        height: rows of the maps.
+        times: seconds, on a node of speed 1, of what shrinks with the strip, and of what every strip takes.
+        crew: the workers.
+        count: how many of them.
+
+    Raises:
+        PlanError: there are more workers than rows.
+    """
+    shrinking_s, fixed_s = times
+    edges = np.arange(height + 1)
+    work = (edges[None, 1:] - edges[:-1, None]) * (shrinking_s / height) + fixed_s
+    # Where rows cannot be shared evenly, the edge node has one more: it waits for nobody to tell it to begin.
+    late = 1e-6 * (shrinking_s + fixed_s)
+    order = seats(count, len(crew.speeds))
+    return balanced_strips(np.array([work / crew.speeds[worker] + (late if worker else 0.0) for worker in order]))
 
 
 def _table(terms: Terms, width: int) -> Floats:

@@ -58,6 +58,10 @@ class OneLink:
         return np.asarray(np.maximum(self.rows.busy_s, link_s))
 
     @property
+    def busy_s(self) -> Floats:
+        return self.rows.busy_s
+
+    @property
     def bytes(self) -> Floats:
         return self.rows.bytes
 
@@ -127,6 +131,11 @@ class TwoLinks:
         home_s = self._behind_edge(first.home.transfer_s, second.home.transfer_s)
         across = np.maximum(self.tails.busy_s, np.maximum(self.tails.bytes * second.s_per_byte, home_s))
         return np.asarray(np.maximum(np.maximum(self.edge_s, self._down(down)), self._across(across)))
+
+    @functools.cached_property
+    def busy_s(self) -> Floats:
+        slowest = np.maximum(self._down(self.heads.busy_s), self._across(self.tails.busy_s))
+        return np.asarray(np.maximum(self.edge_s, slowest))
 
     def _behind_edge(self, ending_s: float, going_on_s: float) -> Floats:
         """By tail: of plans that end at the edge (codec -1), and of the others; of a group, the best may be either."""

@@ -13,6 +13,7 @@ that was best before: where that still is the best, one look at the groups' boun
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -21,8 +22,9 @@ import numpy as np
 
 from pipeline.errors import PlanError
 from pipeline.plan import Plan
-from scheduler.bounds import Bound, Figures, bounds_of, measure_of
+from scheduler.bounds import SLACK, Bound, Figures, bounds_of, faster, measure_of
 from scheduler.cost import evaluate, stage_costs, violations, with_links
+from scheduler.objective import Goal
 from scheduler.planners.build import build
 from scheduler.planners.halves import Halves, load_parts
 from scheduler.planners.prepared import Choice, Prepared, constant_parts
@@ -155,13 +157,21 @@ def _least_of_all(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -
 
 
 def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...], known: Found | None = None) -> Found | None:
-    found = known
+    found, least, share = known, -math.inf, faster(problem)
     for level in problem.objective.levels:
+        if level.goal is Goal.HEADROOM and share == 1.0 and least > -math.inf:
+            continue  # it is the throughput itself
         measure = measure_of(problem, level.goal)
-        found = search.minimise(Query(measure, bounds), found)
-        if found is None:
-            return None
-        bounds += (Bound(level.goal, measure, found.value * (1 + level.tolerance), 1.0),)
+        value = math.inf if found is None else found.at(measure)
+        if level.goal is not Goal.HEADROOM or value > least:
+            found = search.minimise(Query(measure, bounds), found)
+            if found is None:
+                return None
+            value = found.value
+        bounds += (Bound(level.goal, measure, value * (1 + level.tolerance), 1.0),)
+        if level.goal is Goal.THROUGHPUT:
+            # No plan that is left has more headroom than this period allows: where that much is there, none is sought.
+            least = value / share * (1 + SLACK)
     return found
 
 

@@ -18,6 +18,7 @@ class Agenda:
         """Events that have happened."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
+        self._is_over = False
 
     def at(self, time_s: float, action: Callable[..., None], *arguments: Any) -> None:
         """Call `action(*arguments)` at a time; at infinity is never."""
@@ -31,10 +32,14 @@ class Agenda:
         self._count += 1
         heapq.heappush(self._heap, (self.now + delay_s, self._count, action, arguments))
 
-    def run(self, until_s: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Let everything happen that is due up to a time, or until `done()` holds (looked at between events)."""
+    def stop(self) -> None:
+        """Nothing more happens after the present event."""
+        self._is_over = True
+
+    def run(self, until_s: float) -> None:
+        """Let everything happen that is due up to a time, or until `stop`."""
         heap, pop = self._heap, heapq.heappop
-        while heap and heap[0][0] <= until_s and not done():
+        while heap and not self._is_over and heap[0][0] <= until_s:
             self.now, _, action, arguments = pop(heap)
             self.done += 1
             action(*arguments)

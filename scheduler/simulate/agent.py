@@ -14,7 +14,6 @@ from scheduler.simulate.device import SimulatedDevice
 from scheduler.simulate.links import SimulatedLink, Watch, small
 from scheduler.simulate.node import SimulatedNode
 from scheduler.simulate.routes import Routes
-from scheduler.streams import participants
 
 INTERVAL_S = 1.0
 """The live nodes' heartbeat."""
@@ -155,7 +154,7 @@ class SimulatedAgent:
     def hear(self, command: Command) -> None:
         """Take the scheduler's word."""
         if isinstance(command, Announcement):
-            plans = [plan for plan in command.plans if self.node.name in participants(plan)]
+            plans = [plan for plan in command.plans if self.node.name in plan.participants]
             self.epochs.keep(command.stream, plans)
             self._announced = (command.scheduler, command.sequence)
             if self.device is not None and command.stream == self.device.source.stream:
@@ -197,11 +196,11 @@ class SimulatedAgent:
         self._agenda.after(CONTROL_S, self._send, report)
 
     def _ping(self, now: float) -> None:
+        name, at = self.node.name, self._agenda.at
         for peer, link in self.incoming.items():
-            back = self.link(self.node.name, peer)
+            back = self.link(name, peer)
             if back is not None:
-                self._agenda.at(small(back, now), self._pong, link, now)
+                at(small(back, now), self._pong, link, now)
 
     def _pong(self, link: SimulatedLink, sent_s: float) -> None:
-        arrives_s = small(link, self._agenda.now)
-        self._agenda.at(arrives_s, link.echo, sent_s, arrives_s)
+        link.echo(sent_s, self._agenda.now)

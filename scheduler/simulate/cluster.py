@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.errors import PlanError
-from pipeline.plan import Tier
+from pipeline.plan import Tier, device_only
 from scheduler.reports import Report
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.agent import Epochs, SimulatedAgent
 from scheduler.simulate.device import SimulatedDevice, SourceSettings
-from scheduler.simulate.links import HEADER_BYTES, Pipe, SimulatedLink, Watch
+from scheduler.simulate.links import HEADER_BYTES, PROBE_HEADER_BYTES, Pipe, SimulatedLink, Watch
 from scheduler.simulate.node import Job, SimulatedNode
 from scheduler.simulate.routes import Routes
 from scheduler.simulate.scenario import Scenario
-from scheduler.streams import device_only
 
 LinkName = tuple[str, str]
 
@@ -33,6 +32,9 @@ class Cluster:
         self.agenda = agenda
         self.routes = Routes(scenario)
         self._links: dict[LinkName, SimulatedLink] = {}
+        self._unjoined: set[LinkName] = set()
+        """Pairs of nodes that no channel joins."""
+        self._ways: dict[LinkName, tuple[SimulatedLink, ...]] = {}
         self.agents: dict[str, SimulatedAgent] = {}
         self.devices: list[SimulatedDevice] = []
         self.check_epochs = True
@@ -61,7 +63,9 @@ class Cluster:
     def link(self, source: str, target: str) -> SimulatedLink | None:
         """The link between two nodes, made when it is first used; None where no channel joins their tiers."""
         found = self._links.get((source, target))
-        return found or self._join(source, target)
+        if found is None and (source, target) not in self._unjoined:
+            found = self._join(source, target)
+        return found
 
     def _join(self, source: str, target: str) -> SimulatedLink | None:
         tiers = self.agents[source].node.tier, self.agents[target].node.tier
@@ -69,6 +73,7 @@ class Cluster:
         hop = tiers if upstream else (tiers[1], tiers[0])
         channel = self.scenario.channels.get(hop)
         if channel is None:
+            self._unjoined.add((source, target))
             return None
         trace = channel.trace if upstream else channel.back or channel.trace
         first = source if upstream else target
@@ -101,9 +106,15 @@ class Cluster:
         )
         device = SimulatedDevice(source, agent.node, self.routes, fallback)
         device.hooks.is_ready, device.hooks.hurry = agent.epochs.is_ready, agent.hurry
+        device.hooks.finished = self._finished
         agent.device = device
         agent.epochs.add(stream, 0)
         self.devices.append(device)
+
+    def _finished(self) -> None:
+        """A device has its last result: with the last device's, nothing is left to simulate."""
+        if all(device.is_finished for device in self.devices):
+            self.agenda.stop()
 
     # --- frames
 
@@ -139,6 +150,12 @@ class Cluster:
         Raises:
             PlanError: there is no way.
         """
+        found = self._ways.get((node, device))
+        if found is None:
+            found = self._ways[node, device] = self._find_way_home(node, device)
+        return found
+
+    def _find_way_home(self, node: str, device: str) -> tuple[SimulatedLink, ...]:
         direct = self.link(node, device)
         if direct is not None:
             return (direct,)
@@ -160,7 +177,7 @@ class Cluster:
     def _probe(self, source: str, target: str, nbytes: int) -> None:
         link = self.link(source, target)
         if link is not None:
-            self.agenda.at(link.send(nbytes, self.agenda.now), self._probed, link, nbytes)
+            self.agenda.at(link.send(nbytes, self.agenda.now, PROBE_HEADER_BYTES), self._probed, link, nbytes)
 
     def _probed(self, link: SimulatedLink, nbytes: int) -> None:
         link.watch.finished(nbytes, self.agenda.now, probe=True)

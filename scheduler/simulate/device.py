@@ -9,11 +9,12 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pipeline.frames.ledger import Entry, Ledger
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
-from scheduler.flow import SILENT_S, Flow, has_detour
+from scheduler.flow import SILENT_S, Flow, is_stalled
 from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 from scheduler.simulate.agenda import Agenda
@@ -37,8 +38,7 @@ class SourceSettings:
     frames: int | None = None
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """A frame with its result."""
 
     frame: int
@@ -61,6 +61,8 @@ class Hooks:
     """Report at once."""
     done: Callable[[SimulatedDevice, Done], None]
     switched: Callable[[SimulatedDevice, Plan, str], None]
+    finished: Callable[[], None]
+    """The source has ended and every result is in."""
 
 
 @dataclass
@@ -83,7 +85,9 @@ class SimulatedDevice:
         self._may_detour = self._watching = False
         self.ledger: Ledger[None, None] = Ledger(self._flow.window)
         self.plan = fallback
-        self.hooks = Hooks(lambda plan: True, lambda: None, lambda device, done: None, lambda device, plan, why: None)
+        self.hooks = Hooks(
+            lambda plan: True, lambda: None, lambda device, done: None, lambda device, plan, why: None, lambda: None
+        )
         self._agenda: Agenda = node.agenda
         self._routes = routes
         self._fallback = fallback
@@ -112,6 +116,8 @@ class SimulatedDevice:
         if now >= source.end_s or (source.frames is not None and self._offered >= source.frames):
             self._ended = True
             self.hooks.hurry()
+            if self.is_finished:
+                self.hooks.finished()
             return
         if self._waiting is not None:
             if not source.latest:
@@ -150,27 +156,61 @@ class SimulatedDevice:
                 frame, self._waiting = self._waiting, None
                 self._submit(self._fallback, self.ledger.admit(frame, 0, None, self._agenda.now, credit=False))
                 self._go_on()
-            elif self._waiting is not None and self.ledger.has_credit:
+            elif self._waiting is not None and self.ledger.has_credit and not self._waits():
                 frame, self._waiting = self._waiting, None
                 entry = self.ledger.admit(frame, self.plan.epoch, None, self._agenda.now)
                 self._note_first(frame)
                 self._submit(self.plan, entry)
                 self._go_on()
-            elif not self._retries:
+            elif not self._doubles() and not self._retries:
                 break
         self._pumping = False
 
-    def _takes_detour(self) -> bool:
-        """Whether the waiting frame is computed here alone, since nothing has come back for so long."""
-        if not self._may_detour or not self.ledger.has_room:
+    def _waits(self) -> bool:
+        """Whether the waiting frame has to let older ones leave first."""
+        if not self._flow.handover.waits(self.ledger, self._agenda.now):
             return False
-        now, in_flight = self._agenda.now, self._entries()
-        due_s = self._flow.detour_s(in_flight) if self._flow.may_be_silent(now) else now + SILENT_S
-        if due_s <= now:
-            return not has_detour(in_flight) and not self._give_up_late_frames()
-        if not self._watching and due_s < math.inf:
+        self._watch_from(self._flow.handover.until_s())
+        return True
+
+    def _watch_from(self, due_s: float) -> None:
+        """Look again then, and no sooner than the live device would."""
+        if not self._watching:
             self._watching = True
             self._agenda.at(max(due_s, self._agenda.now + CHECK_S), self._watch)
+
+    def _takes_detour(self) -> bool:
+        """Whether the waiting frame is computed here alone, since nothing has come back for so long."""
+        if not self.ledger.has_room or not self._is_silent():
+            return False
+        takes = self._flow.takes_detour(self.ledger, self._may_detour, self._agenda.now)
+        return takes and not self._give_up_late_frames()
+
+    def _is_silent(self) -> bool:
+        """Whether frames are computed here alone; looked at again when they may be."""
+        if not self._may_detour:
+            return False
+        now = self._agenda.now
+        due_s = self._flow.detour_s(self._entries(), now) if self._flow.may_be_silent(now) else now + SILENT_S
+        if now < due_s < math.inf:
+            self._watch_from(due_s)
+        return due_s <= now
+
+    def _doubles(self) -> bool:
+        """Whether a frame that is on its way is computed here as well, since nothing comes back and no other can be."""
+        waits, now = self._waiting is not None, self._agenda.now
+        if not is_stalled(self.ledger, waits) or not self._may_detour:
+            return False
+        due_s = now + SILENT_S
+        if self._flow.may_be_stuck(self.ledger, now):
+            entry = self._flow.stuck(self.ledger, waits, self._may_detour, now)
+            if entry is not None:
+                self._flow.double(entry)
+                self._retry(entry.frame, entry.attempt, "stuck", self._fallback)
+                return True
+            due_s = self._flow.stuck_s(self._entries(), now)
+        if now < due_s < math.inf:
+            self._watch_from(due_s)
         return False
 
     def _watch(self) -> None:
@@ -178,7 +218,7 @@ class SimulatedDevice:
         self._pump()
 
     def _submit(self, plan: Plan, entry: Entry[None]) -> None:
-        job = Job(self, entry.frame, entry.attempt, self._routes.of(plan))
+        job = Job(self, entry.frame, entry.attempt, self._routes.of(plan), received_s=self._agenda.now)
         if self.node.has_room:
             self.node.submit(job)
         else:
@@ -196,7 +236,8 @@ class SimulatedDevice:
         now = self._agenda.now
         entry = self.ledger.complete(job.frame, None)
         admitted_s = entry.admitted_s if entry is not None and entry.attempt == job.attempt else None
-        self._flow.result((job.frame, job.attempt), job.route.plan.epoch if entry is not None else 0, admitted_s, now)
+        epoch = job.route.plan.epoch if entry is not None else 0
+        self._flow.result((job.frame, job.attempt), epoch, admitted_s, now, job.queued_s)
         if entry is None:
             return
         self.ledger.window = self._flow.window
@@ -209,6 +250,7 @@ class SimulatedDevice:
         self._pump()
         if self.is_finished:
             self.hooks.hurry()
+            self.hooks.finished()
 
     # --- losses
 

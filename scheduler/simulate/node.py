@@ -35,6 +35,9 @@ class Job:
     route: Route
     hop: int = 0
     received_s: float = 0.0
+    """At this node; on the device, when the frame was to be entered."""
+    queued_s: float = 0.0
+    """Time that it has waited, on all nodes so far."""
     unpack_s: float = 0.0
     compute_s: float = 0.0
 
@@ -65,9 +68,8 @@ class SimulatedNode:
         """Told when the hand-over to compute has room."""
         self._forward = forward
         sigma, seed = noise
-        self._noise = itertools.cycle(_factors(sigma))
-        for _ in range(random.Random(seed).randrange(FACTORS)):
-            next(self._noise)
+        factors, begin = _factors(sigma), random.Random(seed).randrange(FACTORS)
+        self._factor = itertools.cycle(factors[begin:] + factors[:begin]).__next__
         self._arrived: deque[Job] = deque()
         self._unpacking = self._computing = self._packing = False
         self._unpacked: Job | None = None
@@ -88,20 +90,16 @@ class SimulatedNode:
 
     def submit(self, job: Job) -> None:
         """Enter a frame that needs no unpacking; only while `has_room`."""
-        job.received_s = self.agenda.now
         job.unpack_s = 0.0
         self._unpacked = job
         self._compute()
-
-    def _taking(self, seconds: float) -> float:
-        return seconds * next(self._noise)
 
     def _unpack(self) -> None:
         if self._unpacking or not self._arrived:
             return
         job = self._arrived.popleft()
         self._unpacking = True
-        job.unpack_s = self._taking(job.route.hops[job.hop].unpack_s)
+        job.unpack_s = job.route.hops[job.hop].unpack_s * self._factor()
         self.agenda.after(job.unpack_s, self._has_unpacked, job)
 
     def _has_unpacked(self, job: Job) -> None:
@@ -119,7 +117,7 @@ class SimulatedNode:
             return
         self._unpacked, self._unpacked_behind = self._unpacked_behind, None
         self._computing = True
-        job.compute_s = self._taking(job.route.hops[job.hop].compute_s)
+        job.compute_s = job.route.hops[job.hop].compute_s * self._factor()
         self.agenda.after(job.compute_s, self._has_computed, job)
         if self._unpacked is not None:
             self._unpacking = False
@@ -142,17 +140,19 @@ class SimulatedNode:
             return
         self._computed, self._computed_behind = self._computed_behind, None
         self._packing = True
-        pack_s = self._taking(job.route.hops[job.hop].pack_s)
+        pack_s = job.route.hops[job.hop].pack_s * self._factor()
         self.agenda.after(pack_s, self._has_packed, job, pack_s)
         if self._computed is not None:
             self._computing = False
             self._compute()
 
     def _has_packed(self, job: Job, pack_s: float) -> None:
-        now, work = self.agenda.now, job.route.hops[job.hop]
-        queue_s = max(0.0, now - job.received_s - job.unpack_s - job.compute_s - pack_s)
-        hop = Hop(self.name, queue_s, job.unpack_s, job.compute_s, pack_s, work.sent_bytes)
-        self.meter.add(job.route.plan.stream, job.route.plan.epoch, hop, now)
+        now, plan = self.agenda.now, job.route.plan
+        queue_s = now - job.received_s - job.unpack_s - job.compute_s - pack_s
+        queue_s = queue_s if queue_s > 0.0 else 0.0
+        job.queued_s += queue_s
+        hop = Hop(self.name, queue_s, job.unpack_s, job.compute_s, pack_s, job.route.hops[job.hop].sent_bytes)
+        self.meter.add(plan.stream, plan.epoch, hop, now)
         self._packing = False
         self._forward(self, job)
         self._pack()

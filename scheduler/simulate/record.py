@@ -64,7 +64,7 @@ class LinkSeries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One link over time."""
 
     name: str
-    """`source-target`."""
+    """`source -> target`, as in `Totals.link_bytes`."""
     true_s: list[float]
     true_bps: list[float]
     """Means over the steps that begin at `true_s`; empty where the truth is not known."""

@@ -102,7 +102,9 @@ class Recorder:
     def _about(self) -> dict[str, str]:
         scenario = self._scenario
         source = f"{scenario.fps:g} frames/s" if scenario.fps else "as fast as it goes"
-        traces = {f"{a}-{b}": channel.trace.name for (a, b), channel in scenario.channels.items()}
+        traces = {
+            f"{node_name(a)} -> {node_name(b)}": channel.trace.name for (a, b), channel in scenario.channels.items()
+        }
         return {"source": source, "admission": scenario.admit, "seed": str(scenario.seed), **traces}
 
     def _totals(self) -> Totals:
@@ -160,7 +162,7 @@ class Recorder:
             if (view.source, view.target) == (source, target) and state.at_s - zero_s <= end_s
         ]
         return LinkSeries(
-            f"{source}-{target}",
+            f"{source} -> {target}",
             [round(each, 6) for each in times],
             [round(pipe.mean_bps(zero_s + each, zero_s + each + step_s), 1) for each in times if pipe is not None],
             [round(at_s, 6) for at_s, _ in seen],

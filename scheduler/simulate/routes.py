@@ -32,10 +32,8 @@ class Route:
     drop: float | None
     """Accuracy drop of its codecs."""
 
-    @property
-    def bytes(self) -> int:
-        """Of all links together."""
-        return sum(hop.sent_bytes for hop in self.hops[:-1])
+    bytes: int
+    """Of all links together."""
 
 
 class Routes:
@@ -45,6 +43,8 @@ class Routes:
         self._scenario = scenario
         self._result_bytes = scenario.graph.result_bytes
         self._known: dict[object, tuple[tuple[HopWork, ...], float | None]] = {}
+        self._latest: dict[str, Route] = {}
+        """By stream: frame after frame goes by the same plan."""
 
     def of(self, plan: Plan) -> Route:
         """The route of a plan.
@@ -52,11 +52,16 @@ class Routes:
         Raises:
             AnabranchError: the plan does not fit the network or the packing table.
         """
+        latest = self._latest.get(plan.stream)
+        if latest is not None and latest.plan is plan:
+            return latest
         key = tuple((stage.tier, stage.node, stage.until) for stage in plan.stages), plan.links, plan.tiles
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._work(plan)
-        return Route(plan, *found)
+        hops, drop = found
+        made = self._latest[plan.stream] = Route(plan, hops, drop, sum(hop.sent_bytes for hop in hops[:-1]))
+        return made
 
     def compute_s(self, plan: Plan, node: str) -> float:
         """Compute time of one node's stage; 0 where it has none."""

@@ -13,7 +13,7 @@ from pipeline.model.graph import TensorSpec
 from pipeline.packing import catalogue as catalogue
 from pipeline.packing import codec
 from pipeline.packing.frame import HEAD, seed_of
-from pipeline.packing.plain import DTYPES
+from pipeline.packing.plain import DTYPES, ROWS
 from pipeline.packing.temporal import Temporal
 
 MAP = TensorSpec("map", (1, 3, 4, 5))
@@ -24,9 +24,12 @@ COUNTS = TensorSpec("counts", (2, 3), "int64")
 PICTURE = TensorSpec("input", (1, 3, 8, 12), "uint8")
 
 FLOATS = (MAP, SIGNS, ROW)
+BARE = ("fp32", ROWS.name)
+"""Those whose bytes have no head, and may be of any value."""
 
 FAMILIES: dict[str, tuple[tuple[str, ...], tuple[TensorSpec, ...]]] = {
     "raw": (("fp32",), (MAP, ROW, HALVES, COUNTS, PICTURE)),
+    "rows": ((ROWS.name,), (MAP, SIGNS, PICTURE)),
     "half": (("fp16",), FLOATS),
     "linear": (("q8", "q4", "q3-lz4", "q5-zstd", "q4-zstd", "q8-zstd", "q2a-lz4", "q3a"), (*FLOATS, HALVES)),
     "channels": (("q8c", "q4c", "q3c-lz4", "q5c-zstd", "q4c-zstd", "q8c-lz4", "q2ca-zstd"), FLOATS),
@@ -50,7 +53,7 @@ class Variant:
 
     def decode(self, flags: int, payload: bytes) -> None:
         """Decode a payload behind a right head; anything but a finite tensor or a `CodecError` is a failure."""
-        buffer = bytearray(payload) if self.name == "fp32" else sealed(self.name, self.spec, flags, payload)
+        buffer = bytearray(payload) if self.name in BARE else sealed(self.name, self.spec, flags, payload)
         try:
             found = self._decoded(buffer)
         except CodecError:
@@ -58,17 +61,22 @@ class Variant:
         spec = self.spec
         if found.shape != spec.shape or found.dtype != DTYPES[spec.dtype]:
             raise AssertionError(f"{self.name} gave {found.dtype} {tuple(found.shape)} for {spec}")
-        if self.name != "fp32" and not bool(torch.isfinite(found).all()):
+        if self.name not in BARE and not bool(torch.isfinite(found).all()):
             raise AssertionError(f"{self.name} gave a value that is not finite")
 
     def _decoded(self, buffer: bytes | bytearray) -> torch.Tensor:
-        chosen = codec.get(self.name)
+        chosen = codec_of(self.name)
         if not isinstance(chosen, Temporal):
             return chosen.decode(buffer, self.spec)
         decoder = chosen.open_decoder()
         if self.key:
             decoder.decode(self.key, self.spec, 0)
         return decoder.decode(buffer, self.spec, 1)
+
+
+def codec_of(name: str) -> codec.Codec:
+    """Tiles' own codec as well, which no plan may name."""
+    return ROWS if name == ROWS.name else codec.get(name)
 
 
 def sealed(name: str, spec: TensorSpec, flags: int, payload: bytes) -> bytes:
@@ -104,7 +112,7 @@ def _variants(name: str) -> Iterator[Variant]:
 
 def _seeds(number: int, variant: Variant) -> Iterator[bytes]:
     """What an honest sender packs: dense, and mostly zeros; temporal codecs' differences too."""
-    chosen, spec = codec.get(variant.name), variant.spec
+    chosen, spec = codec_of(variant.name), variant.spec
     layouts = (torch.contiguous_format, torch.channels_last)[: 1 + (len(spec.shape) == 4)]
     for layout in layouts:
         for scale in (1.0, 0.0):
@@ -115,7 +123,7 @@ def _seeds(number: int, variant: Variant) -> Iterator[bytes]:
                 packed = bytes(encoder.encode(tensor, spec, 1, not variant.key))
             else:
                 packed = bytes(chosen.encode(tensor, spec))
-            if variant.name == "fp32":
+            if variant.name in BARE:
                 yield bytes((number, 0)) + packed
             else:
                 yield bytes((number, packed[HEAD - 1])) + packed[HEAD:]

@@ -15,7 +15,7 @@ from nodes.config import read_deployment
 from nodes.keys import Peer, Role, read_allowed, read_secret, write_allowed
 from nodes.parsing import read_graph, read_plan
 from nodes.replayed import LiveLink, read_links
-from nodes.run_record import whole_results
+from nodes.report.record import whole_results
 from pipeline.calibrate import Calibration, Entry, Estimate, PairEntry
 from pipeline.errors import AnabranchError
 from pipeline.frames.pictures import read_truth
@@ -34,7 +34,9 @@ MEMORY = Path("/dev/shm")
 
 PLAN = msgspec.structs.replace(
     plan_of("camera", "phone", (Tier.EDGE, "edge"), epoch=3),
-    tiles=TilePlan((TileStack("cut0", (0.5, 0.5)),), ("edge", "tile-1"), open=True),
+    tiles=TilePlan(
+        (TileStack("cut0", (0.5, 0.5)), TileStack("cut1", (0.5, 0.5), chained=True)), ("edge", "tile-1"), open=True
+    ),
 )
 _GRAPH = ModelGraph("none", MODEL, (), {"input": TensorSpec("x", (1, 2, 3))}, ("input",))
 _SHARE = Estimate(0.5, 0.4, 0.6)

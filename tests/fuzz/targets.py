@@ -87,6 +87,8 @@ _HEADERS: tuple[Header, ...] = (
     TileDone("tile-1", 5, 0.1, 0.05, _TENSORS),
     TileDone("tile-1", 5, 0.1, 0.05, (), "unknown order"),
     TileOrder("edge", MODEL, 99, "fp32", (TileTask("input", "conv1", (0, 8), (0, 16)),)),
+    Tile("edge", "camera", 3, 99, 1, 6, _TENSORS, chain=1 << 40),
+    TileOrder("edge", MODEL, 98, "fp32", (TileTask("a", "b", (0, 8), (0, 16), gives=((0, 1), (7, 8)), chained=True),)),
     TileReady("tile-1", 99, (0.1,)),
 )
 

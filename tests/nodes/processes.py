@@ -59,9 +59,13 @@ class Running:
         except psutil.NoSuchProcess:
             return []
 
-    def node(self, kind: str) -> psutil.Process:
-        """The child that runs `anabranch KIND`."""
-        return next(child for child in self.family() if kind in child.cmdline())
+    def node(self, *words: str) -> psutil.Process:
+        """The child that runs `anabranch WORDS[0]` with all the other words in its command line."""
+        for child in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended since, or a zombie nobody has waited for yet
+                if set(words) <= set(child.cmdline()):
+                    return child
+        raise LookupError(f"no process of the run has {words} in its command line")
 
     def finish(self) -> tuple[int, str, str]:
         """Exit code, standard output and standard error at the end."""

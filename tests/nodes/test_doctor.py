@@ -16,7 +16,7 @@ from nodes.checkup.doctor import Case, examine
 from nodes.checkup.findings import Finding, Status, is_well
 from nodes.config import NodeConfig
 from nodes.keys import Role, allow, new_key
-from nodes.local_links import free_port
+from nodes.local.ports import Ports
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier
 from scheduler.reports import Endpoints
@@ -110,8 +110,9 @@ def test_what_is_wrong_is_found(case: Case, change: dict[str, object], about: st
 
 
 def test_a_peer_that_is_not_there(case: Case) -> None:
-    nowhere = f"tcp://127.0.0.1:{free_port()}"
-    findings = list(examine(replace(case, model="", peers={"cloud-1": Endpoints(frames=nowhere)})))
+    with Ports() as ports:
+        nowhere = f"tcp://127.0.0.1:{ports.reserve()}"
+        findings = list(examine(replace(case, model="", peers={"cloud-1": Endpoints(frames=nowhere)})))
     assert "nothing listens there" in found(findings, "cloud-1", "frames").text
     assert not is_well(findings)
 

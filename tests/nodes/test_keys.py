@@ -139,6 +139,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {row["node"]: row for row in json.loads(shown.stdout)}
     assert rows["big"] == {"node": "big", "role": "cloud", "key": key(), "secret": "no"}
     assert rows["camera"]["secret"] == "yes"
+    assert run(app, ["keys", "remove", "big"]).exit_code == 0
+    assert set(read_allowed(tmp_path / "keys" / ALLOWED)) == set(made)
+    assert isinstance(run(app, ["keys", "remove", "big"]).exception, KeysError)
     secrets = [file.read_text().strip() for file in (tmp_path / "keys").glob("*.secret")]
     assert len(secrets) == 3
     assert not any(secret in shown.stdout + run(app, ["keys", "show"]).stdout for secret in secrets)

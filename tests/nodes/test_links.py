@@ -14,15 +14,18 @@ import zmq
 from nodes.agent import SchedulerAddress
 from nodes.cloud import CloudNode
 from nodes.edge import EdgeNode
+from nodes.links import MAX_PEERS, MAX_STRANGERS, LinkMeter
 from nodes.node import Node, NodeSettings
 from nodes.sockets import SocketFactory
 from nodes.tile import TileNode
 from pipeline.frames import wire
-from pipeline.frames.wire import Head, Message, Probe
+from pipeline.frames.wire import Head, Hop, Message, Probe
 from pipeline.model.spec import LoadedModel, load_model
+from pipeline.plan import Tier
 from scheduler.commands import ProbeOrder
 from scheduler.events import decode_report, encode, topic
-from scheduler.reports import LinkReport, Report
+from scheduler.meter import StageMeter
+from scheduler.reports import MAX_CROSSINGS, MAX_STAGES, LinkReport, Report
 from tests.nodes.tiny import SPEC
 
 LIMIT_S = 30.0
@@ -142,3 +145,31 @@ def test_the_links_of_idle_tile_workers_are_measured(model: LoadedModel, source:
 
             link = listener.link(target, source, order)
     assert link.bytes_total % BYTES == 0
+
+
+def test_made_up_names_push_out_no_link_and_the_fullest_report_is_taken() -> None:
+    meters = [LinkMeter(lambda name: name.startswith("device")) for _ in range(2)]
+    for meter in meters:
+        for peer in [f"device-{number}" for number in range(MAX_PEERS)] + [f"made-up-{n}" for n in range(1000)]:
+            for number in range(MAX_CROSSINGS + 1):
+                begin_s = float(number)
+                meter.saw(Message(Head(peer, BYTES)), begin_s)
+                meter.saw(Message(Probe(peer), [bytes(BYTES)]), begin_s + 0.5)
+    stages = StageMeter()
+    for number in range(2 * MAX_STAGES):
+        stages.add(f"camera-{number}", 1, Hop("edge-1", compute_s=0.1, packed_bytes=1000), float(number))
+    links = tuple(link for meter in meters for link in meter.reports())
+    assert sum(link.peer.startswith("device") for link in links) == 2 * MAX_PEERS
+    assert sum(link.peer.startswith("made-up") for link in links) == 2 * MAX_STRANGERS
+    report = Report("edge-1", Tier.EDGE, "a", 1, 0.0, links=links, stages=stages.reports())
+    assert decode_report(encode(report)) == report
+
+
+def test_a_peer_that_a_plan_names_later_keeps_its_figures() -> None:
+    known = set[str]()
+    meter = LinkMeter(known.__contains__)
+    meter.saw(Message(Head("device-1", BYTES)), 0.0)
+    known.add("device-1")
+    meter.saw(Message(Probe("device-1"), [bytes(BYTES)]), 1.0)
+    (link,) = meter.reports()
+    assert [crossing.busy_s for crossing in link.crossings] == [pytest.approx(1.0)]

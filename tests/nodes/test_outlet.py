@@ -37,7 +37,7 @@ def done(ticket: int) -> Message:
 
 
 @pytest.mark.timeout(60)
-def test_threads_that_send_at_once_send_every_message_whole_and_behind_its_head(factory: SocketFactory) -> None:
+def test_threads_that_send_at_once_send_whole_messages_right_behind_their_heads(factory: SocketFactory) -> None:
     inbox, endpoint = factory.pull(ANY)
     each, count = 60, 3
     with inbox, Outlet("tile-1", factory, Directory({"edge-1": Endpoints(tiles=endpoint)})) as outlet:
@@ -48,23 +48,26 @@ def test_threads_that_send_at_once_send_every_message_whole_and_behind_its_head(
                     try:
                         outlet.send_tile("edge-1", done(ticket))
                         break
-                    except Undeliverable:  # the connection does not stand yet
-                        continue
+                    except Undeliverable as error:  # the connection does not stand yet
+                        if "stopping" in str(error):
+                            return
 
         threads = [threading.Thread(target=send, args=(1000 * number,)) for number in range(count)]
         for thread in threads:
             thread.start()
         came: list[int] = []
-        announced = False
+        announced: int | None = None
+        heads = 0
         while len(came) < each * count:
             assert inbox.poll(LIMIT_MS), "a message"
             message = decode(inbox.recv_multipart(copy=False))
             if isinstance(message.header, Head):
-                assert not announced
-                announced = True
+                assert announced is None
+                announced, heads = message.header.payload_bytes, heads + 1
                 continue
-            assert announced and isinstance(message.header, TileDone)
-            announced, ticket = False, message.header.ticket
+            assert announced in (None, message.payload_bytes) and isinstance(message.header, TileDone)
+            assert heads, "the first is announced"
+            announced, ticket = None, message.header.ticket
             assert bytes(message.buffers[0]) == bytes([ticket % 251]) * SPEC.nbytes
             came.append(ticket)
         for thread in threads:
@@ -82,6 +85,9 @@ def test_a_closed_outlet_opens_no_socket_and_an_unknown_peer_gets_nothing(factor
             assert not outlet.try_tile("nobody", done(1))
             eventually(lambda: outlet.try_tile("edge-1", done(2)), "the connection")
         assert not outlet.try_tile("edge-1", done(3))
+        with pytest.raises(Undeliverable, match="stopping"):
+            outlet.send_tile("edge-1", done(4))
+        outlet.measure("edge-1", done(5), endpoint)
 
 
 def test_nothing_is_kept_open_to_where_a_node_was_before_it_started_anew(factory: SocketFactory) -> None:
@@ -102,3 +108,23 @@ def test_nothing_is_kept_open_to_where_a_node_was_before_it_started_anew(factory
                 if not number:
                     first = handles()
                 eventually(as_few_as_at_first, f"as many file handles as at first: {first}")
+
+
+@pytest.mark.timeout(60)
+def test_who_may_wait_waits_behind_one_who_did_not(factory: SocketFactory) -> None:
+    """A queue that was full for a moment is no peer that takes nothing: the next message would be lost for it."""
+    inbox, endpoint = factory.pull(ANY)
+    with inbox, Outlet("tile-1", factory, Directory({"edge-1": Endpoints(tiles=endpoint)})) as outlet:
+        eventually(lambda: outlet.try_tile("edge-1", done(0)), "a connection")
+        large = TensorSpec("map", (1 << 20,), "uint8")
+        sent, tensors = 1, (TensorHeader.of(large, "fp32", large.nbytes),)
+        tile = Message(TileDone("tile-1", 1, 0.0, 0.0, tensors), [bytes(large.nbytes)])
+        while outlet.try_tile("edge-1", tile):
+            sent += 1
+        waiting = threading.Thread(target=outlet.send_tile, args=("edge-1", done(2)))
+        waiting.start()
+        came = 0
+        while came <= sent:
+            assert inbox.poll(LIMIT_MS), "a message"
+            came += isinstance(decode(inbox.recv_multipart(copy=False)).header, TileDone)
+        waiting.join()

@@ -12,6 +12,7 @@ import torch
 from pipeline.frames.results import Result, as_labels, top_k
 from pipeline.frames.sources import open_source
 from pipeline.model.spec import load_plain
+from scheduler.events import LogDecision, decode_line
 from tests.data import DATA, needs_data
 from tests.nodes.processes import anabranch
 
@@ -59,3 +60,23 @@ def test_the_first_frames_of_a_film(tmp_path: Path) -> None:
 @pytest.mark.parametrize("film", FILMS)
 def test_a_whole_film(film: str, tmp_path: Path) -> None:
     _check(film, FILMS[film], tmp_path)
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_planner_weighs_a_tile_worker_and_commits_a_plan_with_it(tmp_path: Path) -> None:
+    """An edge so slow that a frame takes a tenth of a second, and a worker as fast; the way to the edge is shaped."""
+    source, frames = DATA / "video" / "car-detection.mp4", 120
+    done = anabranch(
+        "run", "--source", source, "--frames", str(frames), "--tiers", "device,edge", "--policy", "joint",
+        "--objective", "latency", "--tiles", "2", "--emulate-speed", "device=0.02,edge=0.05",
+        "--trace", "device-edge=50Mbit", "--run-dir", tmp_path / "run", limit_s=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run" / "results.jsonl").read_bytes().splitlines()
+    assert [msgspec.json.decode(line, type=Result).frame for line in lines] == list(range(frames))
+    logged = map(decode_line, (tmp_path / "run" / "events.jsonl").read_bytes().splitlines()[1:])
+    records = [line.instruction.record for line in logged if isinstance(line.instruction, LogDecision)]
+    plans = [record.plan for record in records if record.kind == "switched" and record.plan is not None]
+    assert any(plan.tiles is not None and plan.tiles.workers == ("edge-1", "tile-1") for plan in plans)

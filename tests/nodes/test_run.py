@@ -15,7 +15,7 @@ import psutil
 import pytest
 import zmq
 
-from nodes.local_links import free_port
+from nodes.local.ports import Ports
 from nodes.sockets import SocketFactory
 from nodes.summary import Summary
 from pipeline.frames.results import Result
@@ -122,7 +122,8 @@ def test_ctrl_c_stops_everything_and_keeps_the_account(pictures: Path, tmp_path:
         running.process.send_signal(signal.SIGINT)
         code, output, errors = running.finish()
     assert code == 0, errors + output
-    assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
     summary = msgspec.json.decode((run_dir / "summary.json").read_bytes(), type=Summary)
     assert 10 < summary.results == lines(run_dir / "results.jsonl") < FRAMES
     assert "Traceback" not in errors
@@ -143,6 +144,7 @@ WRONG = {
     "missing video": (["--source", "no-such.mp4"], "no-such.mp4: not found"),
     "unknown cut": (["--cut", "nonsense,second"], "cut 'nonsense'"),
     "unknown codec": (["--codec", "nonsense"], "codec 'nonsense'"),
+    "codec that cannot carry the picture": (["--cut", "input,second", "--codec", "q8"], "q8 does not carry uint8"),
     "unknown model": (["--model", "tests.nodes.tiny:nonsense"], "nonsense"),
     "weights that are none": (["--weights", "pyproject.toml"], "not a readable state dict"),
     "run folder on a file": (["--run-dir", "pyproject.toml/run"], "run folder"),
@@ -209,7 +211,8 @@ def test_results_that_cannot_be_written_end_the_run_with_one_line(pictures: Path
 
 
 def test_one_file_describes_a_deployment(pictures: Path, tmp_path: Path) -> None:
-    ports = [free_port() for _ in range(2)]
+    reserved = Ports()
+    ports = [reserved.reserve() for _ in range(2)]
     config = tmp_path / "anabranch.toml"
     config.write_text(
         f"""
@@ -230,7 +233,7 @@ def test_one_file_describes_a_deployment(pictures: Path, tmp_path: Path) -> None
         tier = "cloud"
         """
     )
-    with contextlib.ExitStack() as stack:
+    with reserved, contextlib.ExitStack() as stack:
         for arguments in (["scheduler"], ["edge", "--name", "shed"], ["cloud", "--name", "attic"]):
             stack.enter_context(Running([*arguments, "--config", config]))
         run_dir = tmp_path / "run"

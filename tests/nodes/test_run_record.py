@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nodes.replayed import LiveLink
-from nodes.run_record import load_run
+from nodes.report.record import load_run
 from nodes.summary import Summary, write_json
 from pipeline.errors import ConfigError
 from pipeline.frames.results import Result
+from pipeline.frames.wire import Hop
 from pipeline.plan import Tier
 from scheduler.events import DecisionRecord, LogDecision, LogLine, ReportReceived, encode_line
 from scheduler.reports import Crossing, Figure, LinkReport, Report, StageReport, StreamReport
@@ -26,21 +30,21 @@ FRAMES = 100
 SENT = 50_000
 
 
-def report(node: str, tier: Tier, second: int) -> Report:
-    """What a node says in one second of a run at `FPS` over a link of 8 Mbit/s."""
+def report(node: str, tier: Tier, second: int, offset_s: float) -> Report:
+    """What a node, whose clock is `offset_s` behind, says in one second of a run at `FPS` over a link of 8 Mbit/s."""
     count = round(second * FPS)
     stage = StageReport("stream-1", 1, count, packed_bytes=Figure(SENT, SENT, SENT))
     told = StreamReport("stream-1", 1, 1, split_plan(), 0, results=count)
     crossings = tuple(Crossing(SENT, 0.05, 0.2 * number) for number in (4, 3, 2, 1, 0))
     return Report(
-        node, tier, "x", second, BEGIN_S + second, stages=(stage,),
+        node, tier, "x", second, BEGIN_S + second - offset_s, stages=(stage,),
         links=(LinkReport("device-1", crossings),) if tier is Tier.EDGE else (),
         streams=(told,) if tier is Tier.DEVICE else (),
     )  # fmt: skip
 
 
-def live_folder(folder: Path) -> Path:
-    """What ten seconds of a live run leave behind."""
+def live_folder(folder: Path, results: list[Result] | None = None, offset_s: float = 0.0) -> Path:
+    """What ten seconds of a live run leave behind; results without times, where none are given."""
     folder.mkdir()
     latency = Quantiles(0.2, 0.2, 0.2)
     summary = Summary(
@@ -51,7 +55,8 @@ def live_folder(folder: Path) -> Path:
     write_json(folder / "plan.json", [{"first_frame": 0, "plan": split_plan()}])
     write_json(folder / "model.json", GRAPH)
     write_json(folder / "links.json", [LiveLink("device-1", "edge-1", "8Mbit", BEGIN_S - 3.0)])
-    results = [Result(number, number / FPS, (), 1, 0.2) for number in range(FRAMES)]
+    hops = tuple(Hop(node, 0.0, 0.0, 0.1, 0.0, sent) for node, sent in (("device-1", SENT), ("edge-1", 40)))
+    results = results or [Result(number, number / FPS, (), 1, 0.2, hops) for number in range(FRAMES)]
     (folder / "results.jsonl").write_bytes(b"\n".join(msgspec.json.encode(each) for each in results))
     header = {"settings": {"planner": "joint", "objective": {"priorities": [{"goal": "latency"}]}}}
     lines = [msgspec.json.encode(header) + b"\n"]
@@ -59,7 +64,7 @@ def live_folder(folder: Path) -> Path:
     lines.append(encode_line(LogLine(BEGIN_S, instruction=LogDecision(decision))))
     for second in range(1, 11):
         for node, tier in (("device-1", Tier.DEVICE), ("edge-1", Tier.EDGE)):
-            event = ReportReceived(report(node, tier, second))
+            event = ReportReceived(report(node, tier, second, offset_s))
             lines.append(encode_line(LogLine(BEGIN_S + second, event=event)))
     (folder / "events.jsonl").write_bytes(b"".join([*lines, b'{"now": 1']))
     return folder
@@ -78,6 +83,30 @@ def test_a_live_run_becomes_a_record(tmp_path: Path) -> None:
     (link,) = record.links
     assert set(link.true_bps) == {8e6}
     assert link.estimated_bps[-1] == pytest.approx(8e6)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 9.0), st.floats(0.01, 8.0)), min_size=2, max_size=40), st.floats(-50.0, 50.0))
+def test_results_come_when_the_device_says_and_not_in_the_order_of_frames(
+    frames: list[tuple[float, float]], offset_s: float
+) -> None:
+    """In an outage frames that the device computes alone overtake those that are stuck."""
+    own_s = BEGIN_S - offset_s
+    frames = [(admitted_s, took_s) for (admitted_s, _), (_, took_s) in zip(sorted(frames), frames, strict=True)]
+    results = [
+        Result(number, 0.0, (), 1, took_s, admitted_s=own_s + admitted_s)
+        for number, (admitted_s, took_s) in enumerate(frames)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        record = load_run(live_folder(Path(folder) / "run", results, offset_s))
+    assert record.frames.done_s == sorted(record.frames.done_s)
+    first_s = frames[0][0]
+    for frame, admitted_s, done_s in zip(
+        record.frames.frame, record.frames.admitted_s, record.frames.done_s, strict=True
+    ):
+        assert admitted_s == pytest.approx(frames[frame][0] - first_s, abs=1e-6)
+        assert done_s == pytest.approx(frames[frame][0] - first_s + frames[frame][1], abs=1e-6)
+    (remark,) = record.remarks
+    assert remark.at_s == pytest.approx(-first_s, abs=1e-6), "the scheduler's times are on the same axis"
 
 
 def test_a_simulated_run_is_read_from_its_own_record(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from nodes.commands.compare import compare
 from nodes.commands.simulate import simulate
-from nodes.report_html import write_comparison, write_report
-from nodes.report_plots import bits_of, comparison_picture, png, run_picture
+from nodes.report.comparison import comparison_picture
+from nodes.report.html import write_comparison, write_report
+from nodes.report.plots import bits_of, png, run_picture
 from nodes.simulation import SimulationOptions, build_scenario, parse_speed
 from pipeline.errors import ConfigError
 from scheduler.simulate import RunRecord

@@ -13,7 +13,7 @@ import zmq
 from nodes.agent import Agent, Identity, SchedulerAddress
 from nodes.gate import MAX_REMEMBERED, Once
 from nodes.inbox import decode
-from nodes.keys import ADMITS, ALLOWED, Keyring, Purpose, Role, allow, new_key
+from nodes.keys import ADMITS, ALLOWED, Keyring, Purpose, Role, allow, new_key, remove
 from nodes.outlet import Directory, Outlet, Undeliverable
 from nodes.quiet import LINES, WINDOW_S
 from nodes.sockets import SocketFactory
@@ -24,7 +24,7 @@ from pipeline.plan import Tier
 from scheduler.events import Event, Instruction, ReportReceived
 from scheduler.handmade import plan_of
 from scheduler.reports import Endpoints
-from scheduler.service import SchedulerService
+from scheduler.service import SchedulerService, sender_of
 from tests.nodes.processes import eventually
 from tests.nodes.tap import Tap
 from tests.nodes.tiny import NAMES, Deployment, waiting
@@ -257,6 +257,30 @@ def test_a_node_cannot_report_for_another_nor_as_another_tier(
             agent.stop()
         stop.set()
         service.join()
+
+
+def test_a_node_that_is_taken_out_of_the_list_is_cut_off_and_the_others_come_back(
+    folder: Path, factories: list[SocketFactory]
+) -> None:
+    server, gone, kept = (SocketFactory(zmq.Context(), keyring=Keyring(folder, each, role)) for each, role in [
+        ("cloud-1", Role.CLOUD), ("edge", Role.EDGE), ("edge-1", Role.EDGE)])  # fmt: skip
+    factories += [server, gone, kept]
+    inbox, endpoint = server.pull(ANY)
+    with inbox, gone.push(endpoint, "cloud-1", LIMIT_MS) as his, kept.push(endpoint, "cloud-1", LIMIT_MS) as hers:
+        for outbox in (his, hers):
+            outbox.send_multipart(ping("hello"))
+            assert inbox.poll(LIMIT_MS)
+            inbox.recv_multipart()
+        remove(folder, "edge")
+        eventually(lambda: gone.trouble(endpoint) is not None, "the refusal", LIMIT_S)
+        his.setsockopt(zmq.SNDTIMEO, 0)
+        with pytest.raises(zmq.Again):
+            his.send_multipart(ping("edge"))
+        hers.send_multipart(ping("edge-1"))
+        assert inbox.poll(LIMIT_MS)
+        sender = sender_of(inbox.recv_multipart(copy=False)[-1])
+        assert sender is not None
+        assert sender.node == "edge-1"
 
 
 def test_a_device_cannot_publish_plans(folder: Path, factories: list[SocketFactory]) -> None:

@@ -20,7 +20,7 @@ from nodes.cloud import CloudNode
 from nodes.device import DeviceNode, StreamSettings
 from nodes.edge import EdgeNode
 from nodes.keys import Keyring, Role
-from nodes.local_links import free_port
+from nodes.local.ports import Ports
 from nodes.node import Node, NodeSettings
 from nodes.sockets import SocketFactory
 from pipeline.frames.preprocess import Preprocess
@@ -107,6 +107,7 @@ class Deployment:
     needs_plan: bool = True
     keys: Path | None = None
     """Folder with the keys of all names."""
+    ports: Ports = field(default_factory=Ports)
     via: Callable[[str], str] = lambda endpoint: endpoint
     """Puts something in front of a bound socket; returns where peers reach it then."""
 
@@ -138,10 +139,11 @@ class Deployment:
             stop.set()
             thread.join()
             context.term()
+            self.ports.close()
 
     def settings(self, name: str, role: Role, address: SchedulerAddress | None) -> NodeSettings:
         """How a node is started."""
-        listen = f"tcp://127.0.0.1:{free_port()}"
+        listen = f"tcp://127.0.0.1:{self.ports.reserve()}"
         advertise = self.via(listen) if address is not None else ""
         keys = self.keyring(name, role)
         return NodeSettings(name, address, listen, advertise, report_interval_s=BEAT_S, keys=keys)
@@ -178,6 +180,7 @@ class Deployment:
         """Stop what is still running."""
         for node in self.nodes.values():
             node.stop()
+        self.ports.close()
 
     def check(self, frames: int) -> None:
         """Every frame has one result, in order, equal to the whole network's."""

@@ -7,13 +7,12 @@ import pytest
 
 from pipeline.errors import PlanError
 from pipeline.model.graph import INPUT, Block, ModelGraph, TensorSpec
-from pipeline.plan import Plan, Tier
+from pipeline.plan import Plan, Tier, device_only
 from scheduler.advising import PlannerAdvisor
 from scheduler.events import StreamSettings
 from scheduler.objective import Goal, Objective, Priority
 from scheduler.planners.joint import Joint
 from scheduler.problem import LinkEstimate, LoadEstimate
-from scheduler.streams import device_only
 from scheduler.tables import PackingTable, SegmentTimes
 from scheduler.tiles import TileTable
 from scheduler.tiling import Workers

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.plan import Tier
+from pipeline.plan import Tier, same
 from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import (
     VIEWERS,
@@ -27,8 +27,8 @@ from scheduler.events import (
     decode_line,
     encode_line,
 )
-from scheduler.reports import Figure, Report
-from scheduler.streams import same
+from scheduler.registry import Registry
+from scheduler.reports import MAX_LINKS, Figure, Report
 from tests.scheduler.toys import MODEL, ToyAdvisor, ToyCluster, ToyDevice, ToyNode, plan_of
 
 FAST = 100e6
@@ -178,6 +178,28 @@ def test_a_plan_that_the_device_gives_up_again_and_again_is_tried_ever_less() ->
     assert _nodes(device) == ("phone", "edge"), "a node that starts anew gets another chance at once"
 
 
+def test_a_plan_that_was_given_up_in_a_long_outage_is_back_soon_after_it() -> None:
+    """However often the device gave it up meanwhile: while the link carries nothing, it is seldom tried."""
+    made, device, edge = cluster()
+    made.run(8.0)
+    edge.goodput_bps["phone"] = 0.0
+    for _ in range(300):
+        made.run(0.5)
+        if _nodes(device) == ("phone", "edge"):
+            made.run(6.0)
+            device.fall_back("no result in 5 s")
+    assert made.decisions("commit").count("commit") <= 8
+    edge.goodput_bps["phone"] = FAST
+    back = made.now
+    while _nodes(device) == ("phone",) and made.now - back < 40.0:
+        made.run(0.25)
+    assert made.now - back <= 10.0
+    commits = made.decisions("commit").count("commit")
+    made.run(120.0)
+    assert _nodes(device) == ("phone", "edge")
+    assert made.decisions("commit").count("commit") == commits
+
+
 def test_a_refusing_node_is_planned_without_for_a_while() -> None:
     made, device, edge = cluster()
     edge.refuses = True
@@ -279,6 +301,29 @@ def test_streams_spread_over_the_nodes_of_a_tier_and_survive_the_death_of_one(se
         assert len(device.results) == device.number, "frames of the dead node came back"
 
 
+def test_a_step_of_one_link_asks_the_planner_about_the_stream_that_it_touches_alone() -> None:
+    """The others share the edge with it: they are looked at in their turn, and nothing of theirs has changed."""
+    made, asked = ToyCluster(), list[str]()
+    edge = ToyNode("edge", Tier.EDGE, made.rng)
+    edge.rng.lognormvariate = lambda mu, sigma: 1.0  # type: ignore[method-assign]
+    made.add(edge)
+    for number in range(30):
+        name = f"phone{number}"
+        edge.goodput_bps[name] = FAST
+        made.add(ToyDevice(name, Tier.DEVICE, made.rng, stream=f"cam{number}"))
+    made.run(60.0)
+    advise = made.advisor.advise
+    made.advisor.advise = lambda world: asked.append(world.stream) or advise(world)  # type: ignore[method-assign,func-returns-value]
+    made.run(20.0)
+    assert asked == [], "nothing moves"
+    edge.goodput_bps["phone7"] = FAST / 200.0
+    log = len(made.log)
+    while not any(each.record.kind == "prepare" for each in made.log[log:]) and made.now < 100.0:
+        made.run(0.25)
+    assert {each.record.stream for each in made.log[log:] if each.record.kind == "prepare"} == {"cam7"}
+    assert set(asked) == {"cam7"} and len(asked) <= 8
+
+
 def test_one_stream_name_belongs_to_one_device() -> None:
     made, _, _ = cluster()
     made.run(3.0)
@@ -307,6 +352,14 @@ def test_a_probe_keeps_to_its_budget_on_an_idle_link() -> None:
     sent = sum(order.payload_bytes for order in phone.orders if order.target == "edge")
     assert 8.0 * (sent - 65536) <= 0.012 * 1e6 * 120.0
     assert edge.alive
+
+
+def test_links_that_are_not_there_are_not_probed() -> None:
+    """In a replay all nodes are on one machine, and the way past a shaper is as fast as its memory."""
+    made, _, _ = cluster(goodput_bps=1e6)
+    made.core = SchedulerCore(made.advisor, CoreConfig("scheduler", settings=made.settings, links=frozenset()))
+    made.run(20.0)
+    assert not made.nodes["phone"].orders
 
 
 def test_a_retreat_to_the_device_is_not_for_ever() -> None:
@@ -344,6 +397,16 @@ def test_maps_stay_bounded_when_names_are_made_up() -> None:
     for second in range(8, 100):
         core.handle(Tick(), float(second))
     assert len(core.registry) == 0
+
+
+def test_links_of_peers_that_never_registered_are_not_kept() -> None:
+    registry = Registry()
+    registry.heard(Report("edge-1", Tier.EDGE, "a", 1, 0.0), 0.0)
+    registry.heard(Report("device-1", Tier.DEVICE, "b", 1, 0.0), 0.0)
+    record = registry.get("edge-1")
+    assert record is not None
+    assert all(registry.link_of(record, f"made-up-{number}") is None for number in range(2 * MAX_LINKS))
+    assert registry.link_of(record, "device-1") is registry.link("device-1", "edge-1") is not None
 
 
 @settings(max_examples=25, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -152,6 +153,21 @@ def test_tiles_save_what_the_table_says() -> None:
     assert table.choose(graph, 1, 3) == TilePlan((TileStack(OUTPUT, (0.5, 0.5)),), ("e", "t"))
 
 
+def test_a_chain_of_stacks_saves_what_the_table_says_of_its_run() -> None:
+    graph = residual()
+    where = waists(mask_words(graph))
+    gain = np.zeros((1, len(where), len(where)))
+    gain[0, 0, 1], gain[0, 0, 3] = 0.5, 2.0
+    chain = (TileStack("A", (0.5, 0.5)), TileStack(OUTPUT, (0.5, 0.5), chained=True))
+    table = TileTable(where, (Grid(),), gain, ("e", "t"), stacks={(0, 3): chain, (0, 1): chain[:1]})
+    chosen = table.choose(graph, 0, 3)
+    assert chosen is not None and chosen.stacks == chain
+    start = graph.cut("input")
+    assert table.saved_by(graph, chosen, start) == 2.0
+    merged = TilePlan((chain[0], TileStack(OUTPUT, (0.5, 0.5))), ("e", "t"))
+    assert table.saved_by(graph, merged, start) == 0.5, "what is merged in between is not that run"
+
+
 def test_privacy_looks_at_tensors_not_at_blocks() -> None:
     graph = residual()
     assert leaves_device(graph, "A").tolist() == [False, True, True, True]
@@ -208,3 +224,35 @@ def test_objective_reads_priorities_and_refuses_nonsense() -> None:
         Objective(quantile=1.0)
     with pytest.raises(ConfigError, match="power"):
         Joint().plan(world(objective=Objective((Priority(Goal.ENERGY),))))
+
+
+def test_headroom_follows_throughput_with_its_tolerance_and_once() -> None:
+    goals = [(level.goal, level.tolerance) for level in Objective.parse("throughput~10%,bytes").levels]
+    assert goals == [(Goal.THROUGHPUT, 0.1), (Goal.HEADROOM, 0.1), (Goal.BYTES, 0.0), (Goal.LATENCY, 0.0)]
+    named = Objective.parse("throughput,latency,headroom")
+    assert named.levels == named.priorities
+    assert [level.goal for level in Objective.parse("latency").levels] == [Goal.LATENCY]
+
+
+def test_headroom_is_the_period_were_the_links_faster() -> None:
+    slow = plan("d:A", "fp32", "e")  # 4 s on the device, 4 s on the link (40 bytes), 4 s on the edge
+    sure, unsure = LinkEstimate(8.0), LinkEstimate(8.0, uncertainty=0.25)
+    for link, share in ((sure, 1.0), (unsure, math.exp(-0.5))):
+        cost = evaluate(world(links={DEVICE_EDGE: link}), slow)
+        assert cost.period_s == 40.0
+        assert cost.headroom_s == pytest.approx(40.0 * share)
+    certain_to_be_fast = LinkEstimate(8.0, uncertainty=5.0)
+    assert evaluate(world(links={DEVICE_EDGE: certain_to_be_fast}), slow).headroom_s == 4.0, "the device's own time"
+
+
+def test_of_plans_that_wait_for_one_link_the_one_with_more_in_hand_is_best() -> None:
+    """Five bytes on the slow link either way; behind it the cloud computes three blocks, or the edge one of them."""
+    sure, unsure = (
+        world(links={DEVICE_EDGE: LinkEstimate(8.0, 0.1, uncertainty), EDGE_CLOUD: LinkEstimate(1e6, 0.2)})
+        for uncertainty in (0.0, 2.0)
+    )
+    quick, ready = Joint().plan(sure).plan, Joint().plan(unsure).plan
+    costs = evaluate(unsure, quick), evaluate(unsure, ready)
+    assert costs[0].period_s == costs[1].period_s
+    assert costs[0].latency_s < costs[1].latency_s
+    assert costs[0].headroom_s > costs[1].headroom_s

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.estimate import MAX_UNCERTAINTY, LinkEstimator, RatioTracker, RecentLeast, SlowdownEstimator
+from scheduler.estimate import MAX_UNCERTAINTY, LinkEstimator, RatioTracker, RecentLeast
 from scheduler.reports import Crossing, LinkReport
+from scheduler.slowdown import SlowdownEstimator
 from tests.data import DATA, needs_data
 from tests.scheduler.receivers import Receiver, Traffic
 from traces.formats import read_trace

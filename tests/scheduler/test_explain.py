@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.plan import Tier
-from scheduler.explain import PRECISION, describe, explain, geometric, loss, signature, sweep
+from pipeline.plan import Tier, signature
+from scheduler.explain import PRECISION, describe, explain, geometric, loss, sweep
 from scheduler.objective import Goal, Objective, Priority
 from scheduler.planners.joint import Joint
 from scheduler.problem import DEVICE_EDGE, HOPS, LinkEstimate, LoadEstimate, Problem

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.frames.ledger import MAX_OPEN, Ledger
 from pipeline.plan import Link, Plan, Stage, Tier
-from scheduler.flow import PATIENCE, RESULT_TIMEOUT_S, CreditWindow, Flow, has_detour, least_window
+from scheduler.flow import PATIENCE, RESULT_TIMEOUT_S, SCOUT_S, SILENT_S, CreditWindow, Flow, has_detour, least_window
 from scheduler.meter import Series
 
 ALONE_S = 0.2
@@ -51,6 +51,16 @@ def test_a_queue_does_not_feed_itself() -> None:
     assert window.size == least_window(plan())
 
 
+def test_a_slow_first_frame_and_the_queue_behind_it_leave_the_window_as_it_is() -> None:
+    """A server of one frame in 0.1 s: the first frame takes 1 s, and behind it frames wait for one another for ever."""
+    window, now = CreditWindow(plan()), 1.0
+    window.result(1.0, now)
+    for _ in range(500):
+        now += 0.1
+        window.result(0.1 * window.size, now, queued_s=0.1 * (window.size - 1))
+    assert window.size == least_window(plan())
+
+
 def flowing(flow: Flow, until_s: float = 10.0) -> float:
     """Results at ten a second, the last one at the time that is returned."""
     now = 0.0
@@ -70,15 +80,15 @@ def a_flow() -> tuple[Flow, Ledger[None, None]]:
 def test_a_silence_leads_to_a_detour_and_the_next_result_back() -> None:
     flow, ledger = a_flow()
     now = flowing(flow)
-    assert flow.detour_s(ledger.entries()) == math.inf, "nothing is under way"
+    assert flow.detour_s(ledger.entries(), now) == math.inf, "nothing is under way"
     ledger.admit(1000, 1, None, now)
-    due_s = flow.detour_s(ledger.entries())
+    due_s = flow.detour_s(ledger.entries(), now)
     assert now + 2.0 * ALONE_S <= due_s < now + 2.0
     ledger.admit(1001, 0, None, due_s, credit=False)
     assert has_detour(ledger.entries())
     ledger.complete(1001, None)
     flow.result((1000, 0), 1, now, due_s + 1.0)
-    assert flow.detour_s(ledger.entries()) > due_s + 1.0
+    assert flow.detour_s(ledger.entries(), now) > due_s + 1.0
 
 
 def test_no_detour_is_taken_where_the_device_is_too_slow_for_it() -> None:
@@ -88,18 +98,18 @@ def test_no_detour_is_taken_where_the_device_is_too_slow_for_it() -> None:
     for number in range(600):
         flow.result((number, number), 1, number / 60.0 - 0.05, number / 60.0)
     ledger.admit(1000, 1, None, 10.0)
-    assert flow.detour_s(ledger.entries()) > 70.0
+    assert flow.detour_s(ledger.entries(), 10.0) > 70.0
 
 
 def test_frames_that_were_given_up_leave_one_scout() -> None:
     flow, ledger = a_flow()
     now = flowing(flow)
     flow.give_up(99, 0, 1)
-    assert flow.detour_s(ledger.entries()) == math.inf, "the next frame is the scout"
+    assert flow.detour_s(ledger.entries(), now) == math.inf, "the next frame is the scout"
     ledger.admit(1000, 1, None, now)
-    assert flow.detour_s(ledger.entries()) == -math.inf
+    assert flow.detour_s(ledger.entries(), now) == -math.inf
     flow.result((99, 0), 1, None, now)
-    assert flow.detour_s(ledger.entries()) > now
+    assert flow.detour_s(ledger.entries(), now) > now
 
 
 def test_a_device_leaves_a_plan_that_stays_silent_and_no_other() -> None:
@@ -137,3 +147,102 @@ def test_late_frames_are_computed_one_at_a_time_on_a_detour_and_all_at_once_with
     assert not flow.to_give_up(late[1:], ledger.entries(), may_detour=True, now=now + 6.0)
     ledger.complete(1000, None)
     assert flow.to_give_up(late[1:], ledger.entries(), may_detour=True, now=now + 6.0) == late[1:2]
+
+
+def test_a_device_with_nothing_else_to_do_computes_the_oldest_stuck_frame_too() -> None:
+    flow, ledger = a_flow()
+    now = flowing(flow)
+    for frame in range(1000, 1003):
+        ledger.admit(frame, 1, None, now)
+    due_s = flow.detour_s(ledger.entries(), now)
+    assert flow.stuck(ledger, waits=False, may_detour=True, now=due_s - 0.01) is None
+    assert flow.stuck(ledger, waits=False, may_detour=False, now=due_s) is None
+    assert flow.stuck(ledger, waits=True, may_detour=True, now=due_s) is None, "a frame that waits goes first"
+    for frame in range(1000, 1003):
+        entry = flow.stuck(ledger, waits=False, may_detour=True, now=due_s)
+        assert entry is not None and entry.frame == frame, "the others wait for it"
+        flow.double(entry)
+        ledger.readmit(frame, 0, 0, "stuck", due_s)
+        assert flow.stuck(ledger, waits=False, may_detour=True, now=due_s) is None, "one at a time"
+        ledger.complete(frame, None)
+    assert flow.detour_s(ledger.entries(), due_s) < due_s, "those three will tell when the link is back"
+    assert flow.detour_s(ledger.entries(), now + SCOUT_S) == math.inf, "they may be lost: another has to find out"
+    flow.result((1001, 0), 0, None, due_s)
+    assert flow.detour_s(ledger.entries(), due_s) == math.inf, "one of them is home"
+
+
+def handing_over(latency_s: float, period_s: float) -> tuple[Flow, Ledger[None, int], float]:
+    """A flow that goes over to the device alone, with a window full of frames under way."""
+    flow, now = Flow(plan()), 0.0
+    for number in range(100):
+        now = number * period_s
+        flow.result((number, number), 1, now - latency_s, now)
+    ledger = Ledger[None, int](flow.window)
+    for number in range(100, 100 + flow.window):
+        ledger.admit(number, 1, None, now)
+    flow.begin(plan(2, alone=True), now)
+    ledger.renew(flow.window)
+    return flow, ledger, now
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.02, 0.09), st.booleans())
+def test_while_older_frames_come_home_one_follows_for_each(period_s: float, quick: bool) -> None:
+    """However quick the new plan is: what is ahead of its turn only waits, and may be in the older ones' way."""
+    flow, ledger, now = handing_over(least_window(plan()) * period_s, period_s)
+    window = ledger.open
+    number = first = 100 + ledger.open
+    until_s = now + SILENT_S
+    for older in range(100, first):
+        while ledger.has_credit and not flow.handover.waits(ledger, now):
+            ledger.admit(number, 2, None, now)
+            if quick:
+                ledger.complete(number, number)
+            number += 1
+        assert ledger.open <= window or now >= until_s
+        now += period_s
+        ledger.complete(older, older)
+        flow.result((older, older), 1, None, now)
+        list(ledger.ready())
+    assert number > first, "the device is not idle meanwhile"
+    assert not flow.handover.waits(ledger, now)
+
+
+@given(st.floats(0.01, 10.0))
+def test_frames_that_are_stuck_hold_nobody_up(latency_s: float) -> None:
+    flow, ledger, now = handing_over(latency_s, 0.01)
+    assert flow.handover.waits(ledger, now)
+    rounded = 1e-9  # the flow has the latency from two times
+    assert not flow.handover.waits(ledger, now + min(latency_s, SILENT_S) + rounded)
+
+
+def test_a_plan_whose_frames_never_came_home_holds_nobody_up() -> None:
+    flow, ledger = a_flow()
+    for number in range(flow.window):
+        ledger.admit(number, 1, None, 0.0)
+    flow.begin(plan(2, alone=True), 0.1)
+    ledger.renew(flow.window)
+    assert not flow.handover.waits(ledger, 0.1)
+
+
+@given(st.floats(0.01, 2.0))
+def test_a_device_that_left_its_plan_computes_what_it_left_behind_too(latency_s: float) -> None:
+    """Results leave in order: frames that went into a dead link would hold all others up until they are late."""
+    flow, ledger, now = handing_over(latency_s, 0.01)
+    left = [entry.frame for entry in ledger.entries()]
+    if ledger.has_credit:
+        ledger.admit(1000, 2, None, now)
+    assert flow.may_be_stuck(ledger, now)
+    stuck_s = flow.stuck_s(ledger.entries(), now)
+    assert now + SILENT_S <= stuck_s <= now + max(SILENT_S, 3.1 * latency_s)
+    assert flow.stuck(ledger, waits=False, may_detour=True, now=stuck_s - 0.01) is None
+    assert flow.stuck(ledger, waits=False, may_detour=False, now=stuck_s) is None
+    for frame in left:
+        entry = flow.stuck(ledger, waits=False, may_detour=True, now=stuck_s)
+        assert entry is not None and entry.frame == frame
+        flow.double(entry)
+        ledger.readmit(frame, 0, 0, "stuck", stuck_s)
+        assert flow.stuck(ledger, waits=False, may_detour=True, now=stuck_s) is None, "one at a time"
+        ledger.complete(frame, frame)
+    assert flow.stuck(ledger, waits=False, may_detour=True, now=stuck_s + 60.0) is None, "its own are on their way"
+    assert not flow.may_be_stuck(ledger, stuck_s)

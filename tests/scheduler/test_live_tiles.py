@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.model.capture import CapturedModel
 from pipeline.model.spec import load_model
-from pipeline.plan import Tier
+from pipeline.plan import Tier, device_only
 from scheduler.advising import PlannerAdvisor
 from scheduler.catalogue import MeasuredCatalogue
 from scheduler.events import StreamSettings
@@ -18,7 +18,6 @@ from scheduler.packing import arithmetic
 from scheduler.planners.joint import Joint
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.profile import HeldOut, Profile, Timing
-from scheduler.streams import device_only
 from scheduler.tiling import Workers, tile_table
 from scheduler.world import Candidate, World
 

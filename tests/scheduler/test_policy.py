@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.plan import Tier
 from scheduler.objective import Goal, Objective, Priority
-from scheduler.policy import Gain, Offer, PolicyConfig, SwitchPolicy, gain
+from scheduler.policy import Gain, Offer, PolicyConfig, SwitchPolicy, gain, gain_noise
+from scheduler.problem import Cost, LinkCost, StageCost
 from tests.scheduler.toys import cost
 
 
@@ -87,6 +91,57 @@ def test_gain_is_read_in_the_first_goal_that_differs() -> None:
     assert gain(objective, cost(0.1, 0.4), cost(0.1, 0.4)).ratio == 1.0
 
 
+def test_headroom_decides_between_plans_alike_in_throughput() -> None:
+    objective = Objective((Priority(Goal.THROUGHPUT), Priority(Goal.LATENCY)))
+    ready, tight = replace(cost(0.1, 0.4), headroom_s=0.05), replace(cost(0.1, 0.2), headroom_s=0.1)
+    assert gain(objective, tight, ready) == Gain(2.0, Goal.HEADROOM)
+    assert gain(objective, ready, tight, fps=10.0) == Gain(2.0, Goal.LATENCY), "a camera has no use for it"
+    assert gain(objective, ready, replace(tight, period_s=0.05)) == Gain(2.0, Goal.THROUGHPUT)
+
+
 def test_a_tolerance_passes_the_decision_on() -> None:
     objective = Objective((Priority(Goal.LATENCY, 0.2), Priority(Goal.BYTES)))
     assert gain(objective, cost(0.1, 0.40, 100.0), cost(0.1, 0.45, 50.0)) == Gain(2.0, Goal.BYTES)
+
+
+@pytest.mark.parametrize(("ratio", "after_s"), [(1.08, 7.0), (1.05, 11.0), (1.03, 17.0), (1.01, None)])
+def test_a_gain_below_the_margin_pays_for_its_switch_in_time(ratio: float, after_s: float | None) -> None:
+    policy, seconds = SwitchPolicy(), 300
+    found = next((at for at in range(seconds) if policy.judge(offer(ratio), float(at)).switch), None)
+    assert (found is None) == (after_s is None)
+    if found is not None and after_s is not None:
+        assert found == pytest.approx(after_s, abs=2.0)
+
+
+def test_headroom_below_the_margin_pays_for_no_switch() -> None:
+    policy, ahead = SwitchPolicy(), Offer(Gain(1.05, Goal.HEADROOM))
+    assert not any(policy.judge(ahead, float(at)).switch for at in range(300))
+    assert policy.judge(Offer(Gain(1.2, Goal.HEADROOM)), 303.0).switch is False
+    assert policy.judge(Offer(Gain(1.2, Goal.HEADROOM)), 305.0).switch
+
+
+def test_a_gain_below_the_margin_begins_anew_behind_a_break() -> None:
+    policy = SwitchPolicy()
+    for at in range(300):
+        each = offer(1.0 if at % 10 == 9 else 1.05)
+        assert not policy.judge(each, float(at)).switch
+
+
+def sending(transfer_s: float, compute_s: float) -> Cost:
+    """Device, a link and an edge node."""
+    made = cost(max(transfer_s, compute_s), transfer_s + compute_s)
+    link = LinkCost(Tier.DEVICE, Tier.EDGE, "q8", transfer_s, transfer_s, 0.0)
+    stage = StageCost(Tier.EDGE, "edge", "output", 0.0, compute_s, 0.0)
+    return replace(made, links=(link,), stages=(stage,))
+
+
+@given(st.floats(0.01, 0.5), st.floats(0.01, 1.0))
+def test_a_gain_is_as_noisy_as_the_links_only_where_one_plan_waits_for_them(noise: float, transfer_s: float) -> None:
+    slow, slower = sending(transfer_s, 1e-4), sending(2.0 * transfer_s, 1e-4)
+    alone, busy = cost(transfer_s / 3.0), sending(transfer_s, 10.0 * transfer_s)
+    throughput = functools.partial(gain_noise, Goal.THROUGHPUT, fps=0.0, noise=noise)
+    assert throughput(slow, alone) == pytest.approx(noise)
+    assert throughput(slower, slow) == pytest.approx(0.0, abs=1e-9), "whatever the link does, half the bytes are half"
+    assert throughput(busy, alone) == 0.0, "its link is not the bottleneck"
+    latency = gain_noise(Goal.LATENCY, busy, alone, 0.0, noise)
+    assert 0.0 < latency < 0.2 * noise

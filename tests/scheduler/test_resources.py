@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.plan import Tier
-from scheduler.estimate import LinkEstimator
+from scheduler.estimate import MIN_MESSAGE_BYTES, LinkEstimator
 from scheduler.probing import ProbeConfig, Prober
 from scheduler.reports import Crossing, Figure, LinkReport, Report, StageReport
 from scheduler.sharing import LEAST_SHARE, Demand, Demands, sent_bps, share, usage_of
@@ -51,8 +53,9 @@ def test_usage_counts_stages_that_move() -> None:
 class Idle:
     """A link over which nothing goes but probes."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, missed: bool = False) -> None:
         self.trace = trace
+        self.missed = {LINK: math.inf} if missed else {}
         self.prober = Prober()
         self.estimator: LinkEstimator | None = None
         self.sent: list[tuple[float, int]] = []
@@ -64,7 +67,7 @@ class Idle:
         for second in range(start_s, until_s):
             now = float(second)
             self._report(now)
-            for _, size in self.prober.due([LINK], lambda *_: self.estimator, now):
+            for _, size in self.prober.due([LINK], lambda *_: self.estimator, now, self.missed):
                 self.sent.append((now, size))
                 begin = max(now + 0.01, self.free_s)
                 self.free_s = begin + self.trace.time_to_send(size * 8.0, begin)
@@ -102,8 +105,49 @@ def test_an_idle_link_that_changed_is_known_within_five_seconds(low: float, high
         assert found.value == pytest.approx(high, rel=0.2)
 
 
+@pytest.mark.parametrize(("low", "high"), [(2e6, 20e6), (1e6, 20e6), (1e6, 4e6)])
+def test_a_link_that_a_stream_would_use_is_soon_known_to_be_back(low: float, high: float) -> None:
+    for offset in range(4):
+        idle = Idle(step(low, high, each_s=8.0 + offset / 4), missed=True)
+        idle.run(0, 12)
+        assert idle.estimator is not None
+        found = idle.estimator.goodput(11.0)
+        assert found is not None
+        assert found.value == pytest.approx(high, rel=0.2)
+
+
+def test_what_is_spent_on_a_missed_link_was_saved_before() -> None:
+    idle, bps, config = Idle(step(1e6), missed=True), 1e6, ProbeConfig()
+    idle.run(0, 120)
+    spent = sum(size for _, size in idle.sent[1:])
+    assert spent <= config.budget * bps / 8.0 * (120.0 + config.saved_s) + 4 * MIN_MESSAGE_BYTES
+    assert sum(at_s < 10.0 for at_s, _ in idle.sent) > sum(at_s >= 110.0 for at_s, _ in idle.sent)
+
+
 def test_a_link_of_which_nothing_is_seen_is_tried_again_in_a_while() -> None:
     prober = Prober()
     sent = [now for now in range(60) if prober.due([LINK], lambda *_: None, float(now))]
     assert sent == [0, 10, 20, 30, 40, 50]
     assert prober.due([], lambda *_: None, 60.0) == []
+
+
+def test_a_link_that_was_left_lately_is_looked_at_ever_less_often() -> None:
+    estimator, prober = LinkEstimator(), Prober()
+    for second in range(5):
+        estimator.add(LinkReport("phone", (Crossing(50_000, 0.02, 0.0),), None, 0, 0.0), float(second))
+    sent = []
+    for tick in range(40):
+        now = 4.25 + tick * 0.25
+        if prober.due([LINK], lambda *_: estimator, now, {LINK: now - 4.0}, every=False):
+            sent.append(now)
+            estimator.add(LinkReport("phone", (Crossing(2048, 2048 * 8 / 1e6, 0.0, 1, True),), None, 0, 0.0), now + 0.1)
+    assert sent[0] <= 4.75
+    assert len([at for at in sent if at < 7.0]) > len([at for at in sent if 10.0 < at < 13.0])
+
+
+def test_what_was_saved_on_a_fast_link_is_there_when_it_is_slow_and_forgotten_in_time() -> None:
+    idle, config = Idle(step(20e6, 200e3, each_s=60.0), missed=True), ProbeConfig()
+    idle.run(0, 180)
+    spent = [sum(size for at_s, size in idle.sent if begin <= at_s < begin + 30.0) for begin in (60.0, 150.0)]
+    assert spent[0] > 1.5 * spent[1]
+    assert spent[1] <= 1.5 * config.budget * 200e3 / 8.0 * 30.0 + 4 * MIN_MESSAGE_BYTES

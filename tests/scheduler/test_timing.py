@@ -154,3 +154,46 @@ def test_a_round_trip_bounds_the_offset(offset: float, out_s: float, back_s: flo
     trip = RoundTrip(10.0, received, received + held_s, 10.0 + out_s + held_s + back_s)
     assert trip.rtt_s == pytest.approx(out_s + back_s, abs=1e-6)
     assert abs(trip.offset_s - offset) <= trip.rtt_s / 2 + 1e-6
+
+
+def settled(busy_s: float = 0.1) -> tuple[CrossingLog, float]:
+    """A link that has been known for long, and the time; the scheduler knows the same."""
+    log, now = CrossingLog("p"), 0.0
+    for _ in range(30):
+        now = cross(log, now + 0.02, busy_s)
+        log.take(now)
+    return log, now
+
+
+@pytest.mark.parametrize("factor", [1.0, 5.0])
+def test_a_probe_that_contradicts_is_told_at_once_though_the_level_stays(factor: float) -> None:
+    """Whoever sent it sends the next one as soon as he hears of it."""
+    log, now = settled()
+    level = log.estimator.goodput(now)
+    log.started(10_000, now + 1.0)
+    log.finished(10_000, now + 1.0 + 0.1 / factor, probe=True)
+    at_s = now + 1.2
+    assert log.jumped(at_s) == (factor > 1.0)
+    found = log.estimator.goodput(at_s)
+    assert level is not None and found is not None
+    assert found.value < 1.1 * level.value, "one sample is no change"
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3])
+def test_a_link_that_is_back_is_news_as_soon_as_something_has_crossed_it_since(behind: int) -> None:
+    log, now = settled()
+    estimator = LinkEstimator()
+    for number in range(FRESH):
+        end_s = cross(log, now + 1.0 + number, 0.1)
+        estimator.add(log.take(end_s), end_s)
+    began_s = now + 10.0
+    log.started(10_000, began_s)
+    estimator.add(log.take(began_s + 3.0), began_s + 3.0)
+    assert estimator.held_up
+    log.finished(10_000, began_s + 4.0)
+    end_s = began_s + 4.0
+    for _ in range(behind):
+        end_s = cross(log, end_s, 0.02)
+    estimator.add(log.take(end_s), end_s)
+    assert not estimator.held_up
+    assert estimator.freed == (behind < 2), "a single message may be what was stuck"

@@ -13,7 +13,7 @@ import msgspec
 
 from pipeline.errors import PlanError
 from pipeline.model.graph import OUTPUT
-from pipeline.plan import Link, Plan, Stage, Tier
+from pipeline.plan import Link, Plan, Stage, Tier, device_only
 from scheduler.commands import Announcement, ProbeOrder, Refusal
 from scheduler.core import CoreConfig, SchedulerCore
 from scheduler.events import (
@@ -28,9 +28,8 @@ from scheduler.events import (
     decode_report,
     encode,
 )
-from scheduler.problem import Cost, StageCost, WayHome
+from scheduler.problem import Cost, LinkCost, StageCost, WayHome
 from scheduler.reports import Crossing, Endpoints, Figure, LinkReport, Readiness, Report, StageReport, StreamReport
-from scheduler.streams import device_only
 from scheduler.world import Advice, World
 
 MODEL = "cafe" * 16
@@ -42,7 +41,7 @@ EDGE_S = 0.02
 def cost(period_s: float, latency_s: float | None = None, sent: float = 0.0) -> Cost:
     """A cost of which only time and bytes matter."""
     latency = period_s if latency_s is None else latency_s
-    return Cost(latency, period_s, sent, 0.0, 0.0, 0.0, 0.0, None, (), (), WayHome(), "device compute")
+    return Cost(latency, period_s, period_s, sent, 0.0, 0.0, 0.0, 0.0, None, (), (), WayHome(), "device compute")
 
 
 def plan_of(stream: str, device: str, *helpers: tuple[Tier, str], epoch: int = 0, codec: str = "fp32") -> Plan:
@@ -82,7 +81,8 @@ class ToyAdvisor:
         compute = EDGE_S * world.loads[plan.nodes[1]].slowdown
         found = cost(max(transfer, compute), transfer + compute, FRAME_BYTES)
         tier, node = plan.stages[1].tier, plan.nodes[1]
-        return replace(found, stages=(StageCost(tier, node, OUTPUT, 0.0, compute, 0.0),))
+        link = LinkCost(Tier.DEVICE, Tier.EDGE, "fp32", FRAME_BYTES, transfer, 0.0)
+        return replace(found, stages=(StageCost(tier, node, OUTPUT, 0.0, compute, 0.0),), links=(link,))
 
     def stage_s(self, plan: Plan, node: str) -> float | None:
         if len(plan.nodes) == 1:

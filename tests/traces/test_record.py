@@ -39,6 +39,32 @@ def test_estimates_fill_what_deliveries_do_not_tell() -> None:
     assert trace.rate_at(2.0) == 2e6  # nothing is known: the rate before goes on
 
 
+def test_a_silence_carries_nothing_and_behind_it_the_rate_before_goes_on() -> None:
+    recorder = TraceRecorder()
+    recorder.add_delivery(10.5, 4e6, busy_s=0.5)
+    recorder.add_silence(11.25, 14.5)
+    recorder.add_delivery(20.0, 1e6, busy_s=1.0)
+    trace = recorder.trace()
+    assert [trace.rate_at(at_s) for at_s in (0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 8.5, 9.5)] == pytest.approx(
+        [8e6, 2e6, 0.0, 0.0, 4e6, 8e6, 8e6, 1e6]
+    )
+
+
+@given(st.lists(st.floats(0.0, 3.0), min_size=2, max_size=20))
+def test_silences_take_away_what_would_have_passed_in_them(lengths: list[float]) -> None:
+    """Times of life and of silence take turns."""
+    recorder, at_s, silent_s = TraceRecorder(step_s=0.5), 100.0, 0.0
+    recorder.add_rate(at_s, 1e6)
+    for number, length_s in enumerate(lengths):
+        if number % 2:
+            recorder.add_silence(at_s, at_s + length_s)
+            silent_s += length_s
+        at_s += length_s
+    recorder.add_rate(at_s + 1.0, 1e6)
+    trace = recorder.trace()
+    assert trace.total_bits == pytest.approx(1e6 * (trace.duration_s - silent_s), abs=10.0)
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e8), st.floats(0.001, 5)), min_size=1, max_size=30))
 def test_a_link_that_is_never_used_twice_at_a_time_keeps_its_bits(deliveries: list[tuple[float, float, float]]) -> None:
     recorder, at_s, total = TraceRecorder(), 1000.0, 0.0
@@ -69,5 +95,7 @@ def test_what_cannot_be_recorded() -> None:
             act(float("nan"), 1.0)
         with pytest.raises(TraceError, match="cannot record"):
             act(1.0, -1.0)
+    with pytest.raises(TraceError, match="cannot record"):
+        recorder.add_silence(2.0, 1.0)
     with pytest.raises(TraceError, match="is no time"):
         TraceRecorder(step_s=0.0)

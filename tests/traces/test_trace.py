@@ -172,3 +172,9 @@ def test_time_to_send_is_fast_on_a_long_trace() -> None:
         trace.time_to_send(1e7, index * 0.1)
     # Bisecting takes microseconds; a scan over the steps would take about ten milliseconds each.
     assert time.perf_counter() - began < 0.5
+
+
+def test_a_link_opens_at_its_first_seconds_rate_or_the_mean_where_that_is_an_outage() -> None:
+    assert steps((0.5, 2e6), (0.5, 4e6), (9.0, 1e6)).opening_bps == pytest.approx(3e6)
+    assert steps((2.0, 0.0), (2.0, 4e6)).opening_bps == pytest.approx(2e6)
+    assert steps((0.5, 4e6)).opening_bps == pytest.approx(4e6), "shorter than a second"

@@ -46,6 +46,20 @@ def test_every_result_is_a_line_at_once(tmp_path: Path) -> None:
     assert [msgspec.json.decode(line, type=Result) for line in lines] == [answer(number) for number in range(5)]
 
 
+@pytest.mark.parametrize("kept", [1, 3])
+def test_a_bounded_file_keeps_the_newest_results(tmp_path: Path, kept: int) -> None:
+    path, earlier = tmp_path / "results.jsonl", tmp_path / "earlier-results.jsonl"
+    most_bytes = kept * (len(msgspec.json.encode(answer(10))) + 1)
+    with JsonLines(path, most_bytes) as sink:
+        for number in range(10, 30):
+            sink.write(answer(number), plain_picture(number))
+            assert all(file.stat().st_size <= most_bytes for file in tmp_path.iterdir())
+    lines = [*earlier.read_bytes().splitlines(), *path.read_bytes().splitlines()]
+    found = [msgspec.json.decode(line, type=Result).frame for line in lines]
+    assert found == list(range(30 - len(found), 30))
+    assert len(found) > kept
+
+
 @needs_full
 def test_a_full_disk_is_told_once() -> None:
     sink = JsonLines(FULL)

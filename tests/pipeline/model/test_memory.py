@@ -63,3 +63,25 @@ def test_what_is_there_is_never_walked_through_again_and_new_cycles_still_go() -
     before, left, collected = map(int, done.stdout.split())
     assert before > 1000 > left
     assert collected >= 1
+
+
+OLD = """
+import collections, gc
+from pipeline.model import memory
+ballast = [[] for _ in range(1_000_000)]
+memory.settle()
+class Ring:
+    def __init__(self):
+        self.own = self
+lived = collections.deque(maxlen=20_000)
+before = gc.get_stats()[2]["collections"]
+for _ in range(200_000):
+    lived.append(Ring())
+print(gc.get_stats()[2]["collections"] - before)
+"""
+
+
+def test_cycles_that_grew_old_go_too() -> None:
+    """However much was there before: what lives as long as a plan does is looked at again and again."""
+    done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) >= 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import linecache
 import logging
 import random
 import threading
+import weakref
 
 import pytest
 import torch
@@ -138,6 +141,23 @@ def test_layout_is_measured_once_and_weights_are_shared() -> None:
     assert second.layout is first.layout
     assert len(model.prepared) == count
     assert first.nbytes == model.graph.weight_bytes > second.nbytes > 0
+
+
+def test_nothing_is_left_of_a_segment_that_is_gone() -> None:
+    _, model, picture = captured("resnet18", 48)
+    cuts = model.graph.cuts
+
+    def build() -> weakref.ref[Segment]:
+        segment = Segment(model, cuts[0], cuts[-1], layout=Layout.CONTIGUOUS)
+        segment.run({"input": picture})
+        return weakref.ref(segment)
+
+    build()
+    sources = len(linecache.cache)
+    gone = [build() for _ in range(5)]
+    gc.collect()
+    assert [each() for each in gone] == [None] * 5
+    assert len(linecache.cache) == sources
 
 
 def test_an_empty_segment_hands_its_tensors_through() -> None:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pipeline.errors import PlanError
 from pipeline.model.graph import INPUT, OUTPUT
 from pipeline.model.layouts import Layout
-from pipeline.plan import TilePlan
+from pipeline.plan import TilePlan, in_chains
 from pipeline.tiling.analysis import analysis_of, demand
 from pipeline.tiling.crew import Crew, stack_time
 from pipeline.tiling.execute import TiledStack
 from pipeline.tiling.fuse import (
+    SpanCosts,
     StackChoice,
-    choose_stacks,
     equal_strips,
     fuse_everything,
     merge_every_layer,
@@ -28,6 +28,7 @@ from pipeline.tiling.fuse import (
 )
 from pipeline.tiling.halo import StackReach, halo_overhead, tile_flops
 from pipeline.tiling.regions import boundaries, equal_shares
+from pipeline.tiling.search import Runs, choose_stacks
 from pipeline.tiling.shares import balanced_strips, strips_for
 from tests.pipeline.tiling.mixed import mixed
 
@@ -148,6 +149,38 @@ def test_ours_is_never_slower_than_the_choices_of_others(speeds: tuple[float, ..
     assert covered(ours) == [block.name for block in mixed().graph.blocks]
 
 
+@pytest.mark.parametrize("speeds", [(1.0, 1.0), (1.0, 0.5, 0.25)])
+def test_chains_are_the_shortest_of_all(speeds: tuple[float, ...]) -> None:
+    cuts = mixed().graph.cuts
+    runs = Runs(SpanCosts(mixed(), cuts[0], cuts[-1], crew(*speeds, goodput_bps=1e10)))
+    seen = 0
+    for chain, (first, last) in itertools.product(runs.chains, itertools.combinations(range(len(runs.costs.cuts)), 2)):
+        if np.isfinite(chain.best_s[first, last]) and last - first <= 8:
+            inner = range(first + 1, last)
+            ways = (way for count in range(1, len(inner) + 1) for way in itertools.combinations(inner, count))
+            found = []
+            for way in ways:
+                links = list(itertools.pairwise((first, *way, last)))
+                later = sum(chain.next_s[link] for link in links[1:])
+                found.append(chain.first_s[links[0]] + later + chain.last_s[last])
+            assert min(found) >= chain.best_s[first, last] * (1 - 1e-9)
+            # One link by itself is no chain, but may be the shortest way to the waist before the last.
+            assert sum(piece.seconds for piece in chain.pieces(first, last)) == pytest.approx(chain.best_s[first, last])
+            seen += 1
+    assert seen > 10
+
+
+def test_strips_stay_where_that_is_cheaper_than_a_merge() -> None:
+    graph = mixed().graph
+    fast = crew(1.0, 1.0, goodput_bps=1e11)
+    ours = choose_stacks(mixed(), graph.cuts[0], graph.cuts[-1], fast)
+    assert any(piece.stack.chained for piece in ours.pieces)
+    for before, piece in itertools.pairwise(ours.pieces):
+        assert not piece.stack.chained or len(before.stack.rows) == len(piece.stack.rows) > 1
+    slow = dataclasses.replace(fast, latency_s=1.0)
+    assert not choose_stacks(mixed(), graph.cuts[0], graph.cuts[-1], slow).stacks
+
+
 def covered(choice: StackChoice) -> list[str]:
     """Blocks of all pieces, which follow each other."""
     return [block.name for piece in choice.pieces for block in mixed().graph.between(piece.start, piece.end)]
@@ -190,3 +223,20 @@ def test_a_crew_needs_a_worker() -> None:
         Crew((), {})
     with pytest.raises(PlanError):
         Crew((1.0, 0.0), {})
+
+
+def meetings(choice: StackChoice) -> int:
+    """Of a chain one more than links; a stack by itself is scattered and merged."""
+    tiled = [piece for piece in choice.pieces if piece.tiles > 1]
+    return sum(len(chain) + 1 for chain in in_chains(tiled, lambda _, piece: piece.stack.chained))
+
+
+def test_the_more_a_meeting_takes_the_fewer_there_are() -> None:
+    graph, span = mixed().graph, (mixed().graph.cut(INPUT), mixed().graph.cut("mix.concat"))
+    block_s = {block.name: block.flops * 1e-7 for block in graph.blocks}
+    untiled_s = sum(block_s[block.name] for block in graph.between(*span))
+    prices = (0.0, 0.01, 0.05, 0.2, 1.0, 4.0)
+    found = [choose_stacks(mixed(), *span, Crew((1.0, 1.0), block_s, 1e12, meeting_s=untiled_s * p)) for p in prices]
+    counts, seconds = [meetings(choice) for choice in found], [choice.seconds for choice in found]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 2 and counts[-1] == 0
+    assert seconds == sorted(seconds) and seconds[-1] == pytest.approx(untiled_s)

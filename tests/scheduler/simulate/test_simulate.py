@@ -1,25 +1,27 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.plan import Tier
 from scheduler.cost import evaluate
+from scheduler.flow import RESULT_TIMEOUT_S
 from scheduler.problem import DEVICE_EDGE, LinkEstimate, Problem
 from scheduler.simulate import Scenario, simulate
+from scheduler.simulate.links import Pipe
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import POLICIES
-from scheduler.streams import RETREAT_BAN_S
 from tests.scheduler.simulate.nets import GRAPH, scenario, split_plan
+from tests.traces.strategies import traces
 from traces.trace import Trace
 
 LINK_BPS = 20e6
-LONGEST_REST_S = 64 * RETREAT_BAN_S
-"""Of a plan that the device gave up again and again: it was tried all through the outage, ever less often."""
-
 STEPS = Trace(np.array([0.0, 8.0, 12.0]), np.array([20e6, 0.0, 2e6]), 20.0, "steps")
 """Good, then nothing for four seconds, then poor."""
 
@@ -51,16 +53,38 @@ def test_frames_admitted_into_an_outage_are_admitted_again() -> None:
     assert record.totals.epochs[0] > 0
 
 
-@pytest.mark.parametrize("away_s", [900.0, pytest.param(3600.0, marks=pytest.mark.slow)])
-def test_a_link_that_vanishes_for_long_costs_no_frame_and_is_used_again(away_s: float) -> None:
-    back_s = 10.0 + away_s
+STALL = Trace(np.array([0.0, 6.0, 18.0]), np.array([20e6, 0.0, 20e6]), 100.0, "stall")
+
+
+def test_in_an_outage_a_device_computes_what_is_stuck_once_its_source_has_ended() -> None:
+    record = check_conserved(scenario(STALL, fps=10.0, seconds=7.0))
+    assert record.totals.readmitted.keys() == {"stuck"}, "no frame is waited for until it is late"
+    assert max(record.frames.done_s) < 6.0 + RESULT_TIMEOUT_S
+
+
+def test_in_an_outage_a_device_goes_on_at_its_own_pace() -> None:
+    """Results leave in order: those behind a frame that is stuck would take all the room there is."""
+    alone_fps = simulate(scenario(STALL, policy="device-only")).totals.fps
+    done_s = check_conserved(scenario(STALL, seconds=18.0)).frames.done_s
+    first_s = min(at_s for at_s in done_s if at_s > 6.5)
+    assert first_s < 12.0
+    assert sum(first_s <= at_s < 18.0 for at_s in done_s) > 0.95 * alone_fps * (18.0 - first_s)
+
+
+@pytest.mark.parametrize("policy", ["joint", "fixed"])
+@pytest.mark.parametrize("away_s", [60.0, 900.0, pytest.param(3600.0, marks=pytest.mark.slow)])
+def test_a_link_that_vanishes_for_long_costs_no_frame_and_is_used_again_soon(away_s: float, policy: str) -> None:
+    back_s, soon_s = 10.0 + away_s, 8.0
     link = Trace(np.array([0.0, 10.0, back_s]), np.array([20e6, 0.0, 20e6]), 1e5, "away")
-    record = check_conserved(scenario(link, fps=0.5, seconds=back_s + LONGEST_REST_S + 60.0))
+    plan = {"fixed": split_plan()} if policy == "fixed" else {}
+    record = check_conserved(scenario(link, fps=0.5, seconds=back_s + 40.0, policy=policy, **plan))
     split = {use.plan.epoch for use in record.plans if len(use.plan.stages) > 1}
     done = [at_s for at_s, epoch in zip(record.frames.done_s, record.frames.epoch, strict=True) if epoch in split]
     assert [at_s for at_s in done if at_s < 10.0]
     assert not [at_s for at_s in done if 20.0 < at_s < back_s], "nothing crosses a link that is away"
-    assert [at_s for at_s in done if back_s < at_s < back_s + LONGEST_REST_S + 30.0]
+    # Neither the frames and probes that were sent into the outage nor the rest that its length brought are in the way.
+    assert len([at_s for at_s in done if back_s < at_s < back_s + soon_s]) > 0
+    assert len([at_s for at_s in done if at_s > back_s + soon_s]) > 0.9 * 0.5 * (40.0 - soon_s)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -118,7 +142,7 @@ def test_cloud_only_goes_to_the_cloud_even_where_the_device_is_faster() -> None:
 
 def test_the_core_estimates_the_link_that_it_cannot_see() -> None:
     record = simulate(scenario(STEPS))
-    link = next(each for each in record.links if each.name == "device-1-edge-1")
+    link = next(each for each in record.links if each.name == "device-1 -> edge-1")
     before = [bps for at_s, bps in zip(link.estimated_s, link.estimated_bps, strict=True) if 4 <= at_s < 8]
     after = [bps for at_s, bps in zip(link.estimated_s, link.estimated_bps, strict=True) if 17 <= at_s < 20]
     assert np.median(before) == pytest.approx(20e6, rel=0.1)
@@ -158,3 +182,15 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_impossible_scenarios_are_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         scenario(**changes)  # type: ignore[arg-type]
+
+
+@given(traces(some_capacity=True), st.floats(0.0, 60.0), st.integers(1, 10**7))
+def test_a_pipe_carries_its_opening_rate_and_then_its_trace_to_the_bit(
+    trace: Trace, start_s: float, nbytes: int
+) -> None:
+    pipe = Pipe(trace, zero_s=30.0)
+    _, end_s = pipe.send(nbytes, start_s)
+    if end_s < math.inf and end_s - start_s > 1e-6:
+        assert pipe.mean_bps(start_s, end_s) * (end_s - start_s) == pytest.approx(8.0 * nbytes, rel=1e-6, abs=1.0)
+    if end_s < 30.0:
+        assert end_s - start_s == pytest.approx(8.0 * nbytes / trace.opening_bps)

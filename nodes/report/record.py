@@ -27,7 +27,7 @@ from pipeline.model.graph import ModelGraph
 from pipeline.plan import Plan
 from scheduler.estimate import LinkEstimator
 from scheduler.events import LogDecision, LogLine, ReportReceived, decode_line
-from scheduler.reports import Report
+from scheduler.reports import Report, StreamReport
 from scheduler.simulate.record import (
     FILE,
     Frames,
@@ -76,13 +76,17 @@ class _Live:
         self.folder = folder
         self.summary = self._json("summary.json", Summary)
         self.uses = self._json("plan.json", list[_PlanUse])
-        self.results = list(whole_results(self._lines("results.jsonl")))
+        results = whole_results(self._lines("results.jsonl"))
+        self.results = sorted(results, key=lambda result: result.frame)
         self.lines = list(self._events())
         self.graph = self._json("model.json", ModelGraph) if (folder / "model.json").exists() else None
         self.about = self._about()
         reports = [(line.now, line.event.report) for line in self.lines if isinstance(line.event, ReportReceived)]
         self.reports: list[tuple[float, Report]] = reports
-        self.zero_s, self.counted = self._count()
+        self.zero_s, done_s = self._exact() or self._counted()
+        """When the source started, on the scheduler's clock."""
+        self.timed = sorted(zip(done_s, self.results, strict=True), key=lambda each: each[0])
+        """The results in the order in which they came, each with its time."""
 
     def record(self) -> RunRecord:
         """All of it."""
@@ -104,7 +108,7 @@ class _Live:
             plans=plans,
             links=self._links(seconds),
             remarks=self._remarks(),
-            about={"source": self.summary.source},
+            about={"source": self.summary.source, **self._trace_names()},
         )
 
     # --- files
@@ -137,45 +141,44 @@ class _Live:
 
     # --- figures
 
-    def _count(self) -> tuple[float, list[tuple[float, int]]]:
-        """When the source started, on the scheduler's clock, and how many results there were when."""
-        counted = []
-        for now, report in self.reports:
-            counted += [(now, told.results) for told in report.streams if told.stream == self.summary.stream]
-        begun = [now for now, results in counted if results]
-        if not begun:
-            return (self.reports[0][0] if self.reports else 0.0), counted
-        # The first report with results: they came at the run's mean rate until then.
-        first = next(results for now, results in counted if results)
-        return begun[0] - first / max(self.summary.fps, 1e-3), counted
+    def _exact(self) -> tuple[float, list[float]] | None:
+        """When the source started, and each frame's result, by the device's own clock; None where it says nothing.
+
+        The least difference of a report's times is the clocks' and the way's (NTP's minimum filter, one way).
+        """
+        of_device = [(now, each) for now, each in self.reports if self._streams(each)]
+        admitted = [result.admitted_s for result in self.results if result.admitted_s is not None]
+        if not of_device or not admitted or len(admitted) < len(self.results):
+            return None
+        offset_s = min(now - each.sent_s for now, each in of_device)
+        first_s = min(admitted)
+        latencies = [result.latency_s for result in self.results]
+        return first_s + offset_s, [at_s - first_s + each for at_s, each in zip(admitted, latencies, strict=True)]
+
+    def _counted(self) -> tuple[float, list[float]]:
+        """The same where results have no times: by how many there were at each report."""
+        counted = [(now, told.results) for now, report in self.reports for told in self._streams(report)]
+        first = next(((now, results) for now, results in counted if results), None)
+        if first is None:
+            zero_s = self.reports[0][0] if self.reports else 0.0
+        else:  # they came at the run's mean rate until then
+            zero_s = first[0] - first[1] / max(self.summary.fps, 1e-3)
+        points = _growing([0, *(results for _, results in counted)], [zero_s, *(now for now, _ in counted)])
+        done = np.interp(np.arange(1, len(self.results) + 1), *points) - zero_s
+        return zero_s, done.tolist()
+
+    def _streams(self, report: Report) -> list[StreamReport]:
+        return [told for told in report.streams if told.stream == self.summary.stream]
 
     def _frames(self) -> Frames:
-        order = sorted(self.results, key=lambda result: result.frame)
-        times = [self.zero_s, *(now for now, _ in self.counted)]
-        counts = [0, *(results for _, results in self.counted)]
-        done = np.interp(np.arange(1, len(order) + 1), *_growing(counts, times)) - self.zero_s
-        sent = self._sent_bytes()
         return Frames(
-            stream=[0] * len(order),
-            frame=[result.frame for result in order],
-            admitted_s=[float(at_s) - each.latency_s for at_s, each in zip(done, order, strict=True)],
-            done_s=[float(at_s) for at_s in done],
-            epoch=[result.epoch for result in order],
-            bytes=[sent.get(result.epoch, 0) for result in order],
+            stream=[0] * len(self.timed),
+            frame=[result.frame for _, result in self.timed],
+            admitted_s=[done_s - result.latency_s for done_s, result in self.timed],
+            done_s=[done_s for done_s, _ in self.timed],
+            epoch=[result.epoch for _, result in self.timed],
+            bytes=[sum(hop.packed_bytes for hop in result.hops[:-1]) for _, result in self.timed],
         )
-
-    def _sent_bytes(self) -> dict[int, int]:
-        """Packed bytes per frame over all links, by epoch, as the nodes reported them."""
-        last = {use.plan.epoch: use.plan.stages[-1].node for use in self.uses}
-        found: dict[tuple[int, str], float] = {}
-        for _, report in self.reports:
-            for stage in report.stages:
-                if stage.stream == self.summary.stream and last.get(stage.epoch) != report.node:
-                    found[stage.epoch, report.node] = stage.packed_bytes.window
-        sums: dict[int, float] = {}
-        for (epoch, _), nbytes in found.items():
-            sums[epoch] = sums.get(epoch, 0.0) + nbytes
-        return {epoch: round(nbytes) for epoch, nbytes in sums.items()}
 
     def _plans(self, frames: Frames) -> list[PlanUse]:
         reasons = {
@@ -231,6 +234,9 @@ class _Live:
         names = [name for name in dict.fromkeys([*shaped, *seen]) if name in used or name in shaped]
         return [self._series(name, shaped.get(name), seen.get(name, []), seconds) for name in names[:3]]
 
+    def _trace_names(self) -> dict[str, str]:
+        return {f"{source} -> {target}": link.trace for (source, target), link in self._shaped().items()}
+
     def _shaped(self) -> dict[tuple[str, str], LiveLink]:
         path = self.folder / LINKS_FILE
         return read_links(path) if path.exists() else {}
@@ -245,7 +251,7 @@ class _Live:
             times = [float(each) for each in np.arange(0.0, max(seconds, STEP_S), STEP_S)]
             rates = [float(trace.bits_between(offset_s + at_s, offset_s + at_s + STEP_S)) / STEP_S for at_s in times]
         during = [(at_s, bps) for at_s, bps in seen if 0.0 <= at_s <= seconds]
-        return LinkSeries(f"{name[0]}-{name[1]}", times, rates, [at for at, _ in during], [bps for _, bps in during])
+        return LinkSeries(f"{name[0]} -> {name[1]}", times, rates, [at for at, _ in during], [bps for _, bps in during])
 
     def _remarks(self) -> list[Remark]:
         found = [line.instruction.record for line in self.lines if isinstance(line.instruction, LogDecision)]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from nodes.report_plots import comparison_picture, labels, png, run_picture
+from nodes.report.comparison import comparison_picture, comparison_rows, labels
+from nodes.report.plots import png, run_picture
 from nodes.simulation import record_rows
 from pipeline.errors import SinkError
 from scheduler.simulate.record import RunRecord
@@ -22,9 +23,19 @@ p.about { color: #666; margin: 0 0 1rem; }
 img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
-th { font-weight: 600; } td.number { text-align: right; } td.best { font-weight: 700; }
-code { font-size: .9em; background: #f5f5f5; padding: 0 .25em; border-radius: 3px; }
+th { font-weight: 600; } .figures td:not(:first-child), .figures th:not(:first-child) { text-align: right; }
 """
+
+_RUN_KEY = (
+    "Grey: what a link could carry, where that is known; orange: what the scheduler took it for. Bands: which tier "
+    "computed what share of the network, by its arithmetic, for the results that came, and how what crossed each link "
+    "was packed, the first link lowest; blank where no result came, or nothing was sent. Dotted lines: switches."
+)
+
+_COMPARISON_KEY = (
+    "All runs on one time axis. Grey: what the link could carry; where the runs had different links, a line for each. "
+    "A run's lines end with its last result."
+)
 
 
 def write_report(record: RunRecord, folder: Path) -> Path:
@@ -36,10 +47,11 @@ def write_report(record: RunRecord, folder: Path) -> Path:
     picture = png(run_picture(record))
     body = [
         f"<h1>{escape(record.title)}</h1>",
-        f'<p class="about">{escape(_about(record))}</p>',
+        f'<p class="about">{_text(_about(record))}</p>',
         _image(picture, "everything over time"),
+        f'<p class="about">{_RUN_KEY}</p>',
         "<h2>Totals</h2>",
-        _table((), ([escape(name), escape(value)] for name, value in record_rows(record))),
+        _table((), ([_text(name), escape(value)] for name, value in record_rows(record))),
         "<h2>Plans and switches</h2>",
         _switches(record),
         "<h2>Decisions</h2>",
@@ -58,36 +70,16 @@ def write_comparison(records: Sequence[RunRecord], folder: Path) -> Path:
     title = f"{records[0].model}: {len(records)} runs side by side"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="about">{escape(_about(records[0]))}</p>',
         _image(picture, "the runs over time, and their totals"),
+        f'<p class="about">{_COMPARISON_KEY}</p>',
         "<h2>Totals</h2>",
         _side_by_side(records),
     ]
     for record, label in zip(records, labels(records), strict=True):
-        body += [f"<h2>{escape(label)}</h2>", _image(png(run_picture(record)), label)]
+        about = f'<p class="about">{_text(_about(record))}</p>'
+        body += [f"<h2>{escape(label)}</h2>", about, _image(png(run_picture(record)), label)]
+    body.append(f'<p class="about">{_RUN_KEY}</p>')
     return _write(folder, "compare", picture, title, body)
-
-
-def comparison_rows(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
-    """The totals of several runs: column names, and a row per run."""
-    columns = ["policy", "frames/s", "p50 ms", "p95 ms", "kB/frame", "drop", "top-1", "switches"]
-    rows = []
-    for record, label in zip(records, labels(records), strict=True):
-        totals = record.totals
-        latency = totals.latency_s
-        rows.append(
-            [
-                label,
-                f"{totals.fps:.2f}",
-                "" if latency is None else f"{latency.p50 * 1e3:.0f}",
-                "" if latency is None else f"{latency.p95 * 1e3:.0f}",
-                f"{totals.bytes_per_frame / 1e3:.1f}",
-                "" if totals.drop is None else f"{totals.drop:.2%}",
-                "" if totals.accuracy is None else f"{totals.accuracy:.1%}",
-                str(totals.switches),
-            ]
-        )
-    return columns, rows
 
 
 def _about(record: RunRecord) -> str:
@@ -98,15 +90,15 @@ def _about(record: RunRecord) -> str:
 
 
 def _side_by_side(records: Sequence[RunRecord]) -> str:
+    """The totals as a table, the best of a column in bold where one way is the better one."""
     columns, rows = comparison_rows(records)
-    best = {1: max, 2: min, 3: min}
-    for column, choose in best.items():
-        known = [float(row[column]) for row in rows if row[column]]
-        if known:
-            for row in rows:
-                if row[column] and float(row[column]) == choose(known):
-                    row[column] = f"<strong>{row[column]}</strong>"
-    return _table(columns, ([escape(row[0]), *row[1:]] for row in rows))
+    best = {"frames/s": max, "p50 ms": min, "p95 ms": min}
+    for number, choose in ((columns.index(name), best[name]) for name in best if name in columns):
+        known = [float(row[number]) for row in rows if row[number]]
+        for row in rows:
+            if row[number] and float(row[number]) == choose(known):
+                row[number] = f"<strong>{row[number]}</strong>"
+    return _table(columns, ([escape(row[0]), *row[1:]] for row in rows), "figures")
 
 
 def _switches(record: RunRecord) -> str:
@@ -116,7 +108,7 @@ def _switches(record: RunRecord) -> str:
             f"{use.at_s:.2f}",
             escape(record.streams[use.stream]),
             f"#{use.plan.epoch}",
-            escape(use.line(cuts=True)),
+            _text(use.line(cuts=True)),
             escape(use.reason),
         ]
         for use in uses
@@ -129,10 +121,15 @@ def _remarks(record: RunRecord) -> str:
     return _table(("s", "decision", "reason"), rows) if record.remarks else "<p>None.</p>"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
+
+
+def _text(words: str) -> str:
+    """Words as HTML, with real arrows."""
+    return escape(words.replace("->", "\u2192"))
 
 
 def _image(picture: bytes, text: str) -> str:

@@ -16,14 +16,16 @@ from nodes.admission import Admit
 from nodes.deciding import FIXED, MAX_DROP
 from nodes.keys import Keyring, Role
 from nodes.launch import Child, Family, failure
-from nodes.local_keys import local_keys
-from nodes.local_links import LocalLinks
-from nodes.machine import emulated_profile
+from nodes.local.keys import local_keys
+from nodes.local.links import LocalLinks
+from nodes.machine import compile_codecs, emulated_profile
+from nodes.report.record import whole_results
 from nodes.summary import Summary, create_run_folder
 from nodes.view import Watch, follow
 from pipeline.errors import NodeError
 from pipeline.frames.sources import open_source
 from pipeline.model.spec import load_model
+from pipeline.packing.sessions import warm
 from pipeline.plan import Tier
 from scheduler.handmade import Tiling, plan_of, tiled, worker_name
 
@@ -32,6 +34,9 @@ READY_TIMEOUT_S = 300.0
 
 WATCH_S = 0.2
 """How often the processes are looked at."""
+
+BEGIN_S = 0.02
+"""The same until the first result comes, with which the traces begin."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class LocalRun:
         create_run_folder(self.settings.run_dir)
         open_source(self.settings.source, limit=self.settings.frames).close()
         graph_file = self._check_model()
-        profiles = self._profiles() if self.settings.policy != FIXED else []
+        emulates = bool(self.settings.links) and any(speed < 1.0 for speed in self.settings.speeds.values())
+        profiles = self._profiles() if self.settings.policy != FIXED or emulates else {}
         previous = signal.signal(signal.SIGINT, lambda *_: self._interrupted.set())
         terminated = signal.signal(signal.SIGTERM, lambda *_: self._interrupted.set())
         try:
@@ -123,32 +129,36 @@ class LocalRun:
         if len(self.settings.tiers) > 1 and self.settings.policy == FIXED:
             plan = plan_of(graph, "check", self.settings.names(), self.settings.cut, self.settings.codec)
             tiled(plan, graph, self.settings.tiling)
+            for stage, link in zip(plan.stages, plan.links, strict=False):
+                for name in graph.cut(stage.until).tensors:
+                    warm(link.codec, graph.tensors[name])
         path = self.settings.run_dir / "model.json"
         path.write_bytes(msgspec.json.encode(graph))
         return path
 
-    def _profiles(self) -> list[str]:
-        """Options that name a file per node: this machine's profile at the node's speed, measured once and kept."""
-        arguments, settings = [], self.settings
+    def _profiles(self) -> dict[Tier, Path]:
+        """This machine's profile at each node's speed, measured once and kept."""
+        found, settings = {}, self.settings
+        with self.console.status("compiling codecs for this machine (once)"):
+            compile_codecs()
         for tier, name in settings.names().items():
-            path = settings.run_dir / f"profile-{name}.json"
+            path = found[tier] = settings.run_dir / f"profile-{name}.json"
             with self.console.status("measuring the model on this machine (once)"):
                 speed = settings.speeds.get(tier, 1.0)
                 emulated_profile(self.model.captured, name, speed, settings.torch_device).save(path)
-            arguments += ["--profile", f"{name}={path}"]
-        return arguments
+        return found
 
-    def _start(self, family: Family, links: LocalLinks, graph_file: Path, profiles: list[str]) -> None:
+    def _start(self, family: Family, links: LocalLinks, graph_file: Path, profiles: Mapping[Tier, Path]) -> None:
         names = self.settings.names()
         scheduler = family.start("scheduler", self._scheduler_arguments(graph_file, profiles, links))
         family.wait_ready(scheduler, READY_TIMEOUT_S)
         address = f"{scheduler.endpoints['reports']},{scheduler.endpoints['plans']}"
         for tier in (Tier.CLOUD, Tier.EDGE):
             if tier in names:
-                family.start(names[tier], [tier, *self._node_arguments(tier, address, links)])
+                family.start(names[tier], [tier, *self._node_arguments(tier, address, links, profiles)])
         for worker in self.settings.workers():
             family.start(worker, ["tile", "--name", worker, *self._machine_arguments(Tier.EDGE, address)])
-        arguments = [*self._node_arguments(Tier.DEVICE, address, links), *self._stream_arguments()]
+        arguments = [*self._node_arguments(Tier.DEVICE, address, links, profiles), *self._stream_arguments()]
         device = family.start(names[Tier.DEVICE], ["device", *arguments])
         stop = threading.Event()
         viewing = Keyring.of_role(self._keys, Role.VIEWER) if self._keys is not None else None
@@ -168,9 +178,9 @@ class LocalRun:
         begun = False
         while device.is_running:
             if not begun and self._has_results():
-                links.begin(self.settings.run_dir)
+                links.begin(self.settings.run_dir, time.monotonic() - self._first_latency_s())
                 begun = True
-            if self._interrupted.wait(WATCH_S):
+            if self._interrupted.wait(WATCH_S if begun else BEGIN_S):
                 device.process.send_signal(signal.SIGTERM)
                 device.process.wait(timeout=60)
                 break
@@ -188,28 +198,40 @@ class LocalRun:
             raise error
         self.console.print(f"warning: {error}", highlight=False)
 
-    def _has_results(self) -> bool:
-        results = self.settings.run_dir / "results.jsonl"
-        return results.exists() and results.stat().st_size > 0
+    @property
+    def _results(self) -> Path:
+        return self.settings.run_dir / "results.jsonl"
 
-    def _scheduler_arguments(self, graph_file: Path, profiles: list[str], links: LocalLinks) -> list[str]:
-        settings = self.settings
+    def _has_results(self) -> bool:
+        return self._results.exists() and self._results.stat().st_size > 0
+
+    def _first_latency_s(self) -> float:
+        """How long before its result the first frame was admitted; 0 where its line is not whole yet."""
+        with self._results.open("rb") as file:
+            first = next(whole_results([file.readline()]), None)
+        return 0.0 if first is None else first.latency_s
+
+    def _scheduler_arguments(self, graph_file: Path, profiles: Mapping[Tier, Path], links: LocalLinks) -> list[str]:
+        settings, names = self.settings, self.settings.names()
         shaped = ["--links", str(links.note(settings.run_dir))] if links.are_shaped else []
-        nodes = ",".join(f"{tier}={name}" for tier, name in settings.names().items())
+        nodes = ",".join(f"{tier}={name}" for tier, name in names.items())
+        known = [word for tier, path in profiles.items() for word in ("--profile", f"{names[tier]}={path}")]
         return [
             "scheduler", "--reports", "tcp://127.0.0.1:*", "--plans", "tcp://127.0.0.1:*", "--graph", str(graph_file),
             "--cut", settings.cut, "--codec", settings.codec, "--nodes", nodes,
             "--tiles", str(settings.tiling.count), "--tile-stacks", settings.tiling.stacks,
             "--tile-codec", settings.tiling.codec,
             "--log", str(settings.run_dir / "events.jsonl"), "--planner", settings.policy,
-            "--objective", settings.objective, "--max-drop", str(settings.max_drop), *profiles, *shaped,
+            "--objective", settings.objective, "--max-drop", str(settings.max_drop), *known, *shaped,
             *(["--calibration", str(settings.calibration)] if settings.calibration else []), *self._key_arguments(),
             *(self._model_arguments() if settings.tiling.count else []),
         ]  # fmt: skip
 
-    def _node_arguments(self, tier: Tier, address: str, links: LocalLinks) -> list[str]:
+    def _node_arguments(self, tier: Tier, address: str, links: LocalLinks, profiles: Mapping[Tier, Path]) -> list[str]:
         name = self.settings.names()[tier]
-        return ["--name", name, *self._machine_arguments(tier, address), *links.arguments(tier)]
+        emulates = tier in profiles and self.settings.speeds.get(tier, 1.0) < 1.0
+        profile = ["--emulate-profile", str(profiles[tier])] if emulates else []
+        return ["--name", name, *self._machine_arguments(tier, address), *profile, *links.arguments(tier)]
 
     def _machine_arguments(self, tier: Tier, address: str) -> list[str]:
         """What a node is told whatever its name; tile workers are as fast as the edge node."""

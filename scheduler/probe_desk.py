@@ -1,0 +1,81 @@
+"""Which idle links are probed, since some stream would use them. Part of the pure core."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from scheduler.estimate import LinkEstimator
+from scheduler.outbox import Outbox
+from scheduler.outlook import Outlook
+from scheduler.probing import LinkName, ProbeConfig, Prober
+from scheduler.registry import Registry
+from scheduler.streams import StreamState
+
+
+class ProbeDesk:
+    """Orders the probes that are due.
+
+    Args:
+        config: the budget.
+        registry: knows links and nodes.
+        links: the pairs of nodes that are joined, tile workers aside; None where any may be.
+        outbox: takes the orders.
+    """
+
+    def __init__(
+        self, config: ProbeConfig, registry: Registry, links: Collection[LinkName] | None, outbox: Outbox
+    ) -> None:
+        self._prober = Prober(config)
+        self._registry = registry
+        self._links = links
+        self._outbox = outbox
+        self._alone: Mapping[str, float] = {}
+        """Devices whose streams would go by a link, were there a fast one, and for how long they have been alone."""
+        self.urgent = False
+        """Whether a link is new or has just come back: then its probes do not wait for the heartbeat."""
+
+    def mind(self, source: str, estimator: LinkEstimator) -> None:
+        """Take note of a link that was just reported on."""
+        self.urgent = self.urgent or estimator.unsettled or (source in self._alone and estimator.doubtful)
+
+    def probe_due(self, streams: Collection[StreamState], outlook: Outlook) -> None:
+        """Probe the links that planning for these streams rests on, as far as that is due."""
+        planned = self._planned(streams)
+        wanted = [link for link in outlook.routes(planned) if self._is_joined(link)]
+        self.urgent, self._alone = False, _alone_s(planned, outlook.now)
+        missed = {link: self._alone[link[0]] for link in wanted if link[0] in self._alone}
+        for link, size in self._prober.due(wanted, self._registry.link, outlook.now, missed):
+            self._order(link, size)
+
+    def probe_left(self, streams: Collection[StreamState], outlook: Outlook) -> None:
+        """Probe those alone that a stream has left lately: they may be back at any moment."""
+        lately_s, now = self._prober.config.lately_s, outlook.now
+        left = self._planned(each for each in streams if now - each.alone_s < lately_s)
+        if not left:
+            return
+        alone_s = _alone_s(left, now)
+        routes = (link for link in outlook.routes(left) if link[0] in alone_s and self._is_joined(link))
+        missed = {link: alone_s[link[0]] for link in routes}
+        for link, size in self._prober.due(missed, self._registry.link, now, missed, every=False):
+            self._order(link, size)
+
+    def _planned(self, streams: Iterable[StreamState]) -> list[StreamState]:
+        return [each for each in streams if each.may_change and self._registry.usable(each.device)]
+
+    def _order(self, link: LinkName, size: int) -> None:
+        target = self._registry.get(link[1])
+        if target is not None and self._registry.get(link[0]) is not None:
+            tiles, endpoints = self._is_of_tiles(link), target.report.endpoints
+            self._outbox.probe(*link, endpoints.tiles if tiles else endpoints.frames, size, tiles=tiles)
+
+    def _is_joined(self, link: LinkName) -> bool:
+        return self._links is None or link in self._links or self._is_of_tiles(link)
+
+    def _is_of_tiles(self, link: LinkName) -> bool:
+        ends = (self._registry.get(name) for name in link)
+        return any(end is not None and end.report.tier is None for end in ends)
+
+
+def _alone_s(streams: Iterable[StreamState], now: float) -> dict[str, float]:
+    """Devices that compute alone, and for how long they have."""
+    return {each.device: now - each.alone_s for each in streams if each.current.is_device_only}
