@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from pipeline.frames.ledger import MAX_OPEN, Ledger
 from pipeline.plan import Link, Plan, Stage, Tier
-from scheduler.flow import PATIENCE, RESULT_TIMEOUT_S, SCOUT_S, SILENT_S, CreditWindow, Flow, has_detour, least_window
+from scheduler.flow import (
+    PATIENCE,
+    RATE_FRAMES,
+    RESULT_TIMEOUT_S,
+    SCOUT_S,
+    SILENT_S,
+    CreditWindow,
+    Flow,
+    has_detour,
+    least_window,
+)
 from scheduler.meter import Series
 
 ALONE_S = 0.2
@@ -41,6 +51,42 @@ def test_a_window_fills_what_lies_between_the_nodes_and_no_queue(period_s: float
     rate = 1000 / (times[-1] - times[-1001])
     assert rate >= 0.9 * min(1.0, MAX_OPEN / needed) / period_s
     assert window.size <= max(least_window(plan()), math.ceil(1.1 * needed) + 3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.002, 0.1), st.floats(0.0, 0.2))
+def test_a_new_plan_has_its_rate_within_a_few_round_trips(period_s: float, propagation_s: float) -> None:
+    """As long as it takes the window to double from its least to what is needed, and no longer."""
+    window, free_s, now = CreditWindow(plan()), 0.0, 0.0
+    in_flight: deque[tuple[float, float]] = deque()
+    most = min(1.0, MAX_OPEN * period_s / (period_s + propagation_s)) / period_s
+    rounds = 1 + math.ceil(math.log2(MAX_OPEN / least_window(plan())))
+    late_s, began_s, results = rounds * (propagation_s + least_window(plan()) * period_s), math.inf, 0
+    for _ in range(1000):
+        while len(in_flight) < window.size:
+            free_s = max(free_s, now) + period_s
+            in_flight.append((now, free_s + propagation_s))
+        admitted_s, now = in_flight.popleft()
+        window.result(now - admitted_s, now)
+        if now > late_s:
+            began_s = min(began_s, now)
+            results += 1
+    assert (results - 1) / (now - began_s) >= 0.9 * most
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.002, 0.1), st.integers(1, 32))
+def test_results_that_come_in_bursts_at_most_double_the_window(period_s: float, burst: int) -> None:
+    """Whatever a round seems to say of the rate, the next one holds at most twice as many frames."""
+    window, now, size, since = CreditWindow(plan()), 0.0, least_window(plan()), 0
+    for number in range(500):
+        now += 1e-6 if number % burst else burst * period_s
+        window.result(2.0 * period_s, now)
+        since += 1
+        if window.size > size:
+            assert window.size <= 2 * size or since > RATE_FRAMES
+        if window.size != size:
+            size, since = window.size, 0
 
 
 def test_a_queue_does_not_feed_itself() -> None:
