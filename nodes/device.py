@@ -7,23 +7,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import torch
 
-from nodes.admission import Admission, Admit, Outcome, Waiting
+from nodes.admission import Admission, Admit, Attempt, Outcome, Waiting
 from nodes.handoff import Closed, Handoff
 from nodes.inbox import Incoming, receive
 from nodes.keys import Purpose
 from nodes.node import Node, NodeSettings
+from nodes.stage import Aside
 from pipeline.errors import AnabranchError, NodeError
 from pipeline.frames.wire import REASONS, Buffer, DropNotice, FrameHeader, Head, Message, Ping, Pong, check_tensors
-from pipeline.model.graph import INPUT
+from pipeline.model.graph import INPUT, TensorSpec
 from pipeline.model.spec import LoadedModel
 from pipeline.packing.sessions import open_decoder
 from pipeline.plan import Plan, Tier, device_only
-from pipeline.stage import RESULT_CODEC, StageProgram
+from pipeline.stage import RESULT_CODEC, Compute, StageProgram
 from scheduler.commands import Announcement, Command
+from scheduler.flow import PIECES
 from scheduler.reports import Endpoints, NodeEvent, Report
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,8 @@ class DeviceNode(Node):
         self._events_lock = threading.Lock()
         self._failure: AnabranchError | None = None
         self._threads: list[threading.Thread] = []
+        self._pieces: tuple[Compute, ...] = ()
+        """Of the whole network, for frames that the device computes alone beside a plan with other nodes."""
         self._outputs = tuple(model.captured.graph.tensors[name] for name in model.captured.graph.outputs)
 
     def build(self, plan: Plan) -> StageProgram | None:
@@ -81,7 +86,8 @@ class DeviceNode(Node):
         program = self.build(self._fallback)
         if program is not None:
             self.epochs.add(program)
-            self.admission.flow.detour.alone_s = _seconds(program)
+            self._pieces = self.pieces(PIECES)
+            self.admission.flow.detour.alone_s = _seconds(program.inputs, self._pieces)
         inbox, endpoint = self.factory.pull(self.settings.listen, Purpose.RESULTS)
         endpoints = Endpoints(results=self.settings.advertise or endpoint)
         self.directory.learn(self.stream.stream, self.name, {self.name: endpoints})
@@ -109,11 +115,18 @@ class DeviceNode(Node):
                 attempt.entry.attempt, 0, time.monotonic_ns(), (), (), attempt.key,
             )  # fmt: skip
             try:
-                self.loop.submit(header, program, {INPUT: attempt.entry.picture.picture})
+                self.loop.submit(header, program, {INPUT: attempt.entry.picture.picture}, self._aside(attempt))
             except Closed:
                 break
         if self._failure is not None:
             raise self._failure
+
+    def _aside(self, attempt: Attempt) -> Aside | None:
+        """A frame that is computed alone while the plan has other nodes is in the way of none that goes by it."""
+        if attempt.plan.epoch or self.admission.plan.is_device_only:
+            return None
+        entry = attempt.entry
+        return Aside(self._pieces, partial(self.admission.expects, entry.frame, entry.attempt))
 
     def stop(self) -> None:
         """Stop admitting, then stop all threads."""
@@ -252,9 +265,10 @@ class DeviceNode(Node):
                 self.fail(error)
 
 
-def _seconds(program: StageProgram) -> float:
+def _seconds(inputs: Sequence[TensorSpec], pieces: Sequence[Compute]) -> float:
     """What one frame takes on the device alone."""
-    zeros = {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in program.inputs}
+    tensors = {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in inputs}
     began_s = time.monotonic()
-    program.compute(zeros)
+    for piece in pieces:
+        tensors = piece(tensors)
     return time.monotonic() - began_s

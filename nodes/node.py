@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -24,10 +25,12 @@ from nodes.stage import Deliver, StageLoop
 from nodes.telemetry import LoadMeter
 from pipeline.frames.wire import MAX_PROBE_BYTES, Message, Ping, Pong, Probe
 from pipeline.model import memory
+from pipeline.model.graph import Cut
 from pipeline.model.layouts import Layout
+from pipeline.model.segment import Segment
 from pipeline.model.spec import LoadedModel
 from pipeline.plan import Plan, Tier
-from pipeline.stage import SegmentCache, StageProgram, prepare
+from pipeline.stage import Compute, SegmentCache, StageProgram, prepare
 from scheduler.commands import Announcement, Command, ProbeOrder
 from scheduler.profile import load as load_profile
 from scheduler.reports import Endpoints, QueueReport, Report
@@ -104,9 +107,20 @@ class Node:
         settings = self.settings
         hop = plan.hop_of(self.name)
         program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout, self._segments)
+        return replace(program, compute=self._at_speed(program.compute, program.start, program.end))
+
+    def pieces(self, most: int) -> tuple[Compute, ...]:
+        """The whole network in pieces of about equal arithmetic, one behind the other."""
+        captured, settings = self.model.captured, self.settings
+        segments = (
+            Segment(captured, start, end, torch_device=settings.torch_device, layout=settings.layout)
+            for start, end in itertools.pairwise(captured.graph.pieces(most))
+        )
+        return tuple(self._at_speed(each.run, each.start, each.end) for each in segments)
+
+    def _at_speed(self, compute: Compute, start: Cut, end: Cut) -> Compute:
         times = self._emulated
-        frame_s = None if times is None else times.seconds(program.start.index, program.end.index)
-        return replace(program, compute=self.speed.around(program.compute, frame_s))
+        return self.speed.around(compute, None if times is None else times.seconds(start.index, end.index))
 
     def start(self) -> Endpoints:
         """Bind the inbox and start the threads; returns where peers reach this node."""

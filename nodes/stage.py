@@ -27,7 +27,7 @@ from pipeline.errors import AnabranchError, CodecError, WireError
 from pipeline.frames import wire
 from pipeline.frames.wire import DropNotice, FrameHeader, Head, Hop, Message, Ping, Pong, Probe
 from pipeline.packing.sessions import MissingReference
-from pipeline.stage import StageProgram
+from pipeline.stage import Compute, StageProgram
 from scheduler.meter import StageMeter
 from scheduler.patience import Source
 
@@ -50,6 +50,15 @@ class Arrival:
     source: Source | None = None
 
 
+@dataclass(frozen=True)
+class Aside:
+    """How a frame is computed that is in no other's way: in pieces, with one that waits between any two of them."""
+
+    pieces: Sequence[Compute]
+    is_wanted: Callable[[], bool]
+    """Whether it has no result yet; once it has, the rest of it is not computed."""
+
+
 @dataclass
 class Work:
     """A frame inside a node, with the times of what was done to it."""
@@ -62,6 +71,7 @@ class Work:
     compute_s: float = 0.0
     busy_s: float = 0.0
     """Time in which a step worked on the frame; the rest since `received_s` was waiting."""
+    aside: Aside | None = None
 
     @property
     def segment(self) -> tuple[str, str, str]:
@@ -133,13 +143,15 @@ class StageLoop:
         self._spawn("compute", self._compute)
         self._spawn("send", self._send)
 
-    def submit(self, header: FrameHeader, program: StageProgram, tensors: dict[str, Tensor]) -> None:
+    def submit(
+        self, header: FrameHeader, program: StageProgram, tensors: dict[str, Tensor], aside: Aside | None = None
+    ) -> None:
         """Enter a frame that needs no unpacking (the device's own); waits while the stage is busy.
 
         Raises:
             Closed: the loop is stopped.
         """
-        self._unpacked.put(Work(header, program, tensors, time.monotonic()))
+        self._unpacked.put(Work(header, program, tensors, time.monotonic(), aside=aside))
 
     def stop(self) -> None:
         """Stop the threads and wait for them."""
@@ -211,15 +223,37 @@ class StageLoop:
         return Work(header, program, tensors, arrival.received_s, unpack_s=spent, busy_s=spent)
 
     def _compute(self) -> None:
-        while (work := _next(self._unpacked)) is not None:
-            sizes = self.batches.of(work.segment)
-            more = self._unpacked.more(partial(_same_segment, work), sizes.more) if self._together else []
-            try:
-                self.batches.counts[1 + len(more)] += 1
-                for done in self._computed_together([work, *more], sizes):
-                    self._computed.put(done)
-            except Closed:
+        try:
+            while (work := _next(self._unpacked)) is not None:
+                if work.aside is None:
+                    self._compute_next(work)
+                else:
+                    self._compute_aside(work, work.aside)
+        except Closed:
+            return
+
+    def _compute_next(self, work: Work) -> None:
+        sizes = self.batches.of(work.segment)
+        more = self._unpacked.more(partial(_same_segment, work), sizes.more) if self._together else []
+        self.batches.counts[1 + len(more)] += 1
+        for done in self._computed_together([work, *more], sizes):
+            self._computed.put(done)
+
+    def _compute_aside(self, work: Work, aside: Aside) -> None:
+        for number, piece in enumerate(aside.pieces):
+            for other in self._unpacked.more(lambda each: True, lambda there: min(there, 1)) if number else ():
+                self._compute_next(other)
+            if not aside.is_wanted():
                 return
+            begin = time.monotonic()
+            try:
+                work.tensors = piece(work.tensors)
+            except (AnabranchError, RuntimeError) as error:
+                self._fail(work.header, error)
+                return
+            work.compute_s += time.monotonic() - begin
+        work.busy_s += work.compute_s
+        self._computed.put(work)
 
     def _computed_together(self, works: list[Work], sizes: Sizes) -> list[Work]:
         """Frames of one segment, computed; those that fail are given up."""
@@ -230,14 +264,16 @@ class StageLoop:
         except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
             if len(works) > 1:
                 return [done for work in works for done in self._computed_together([work], sizes)]
-            header = works[0].header
-            logger.exception("frame %d of %s failed", header.frame, header.stream)
-            self._give_up(header, "compute", str(error).splitlines()[0])
+            self._fail(works[0].header, error)
             return []
         for work, tensors in zip(works, made, strict=True):
             work.tensors, work.compute_s = tensors, seconds / len(works)
             work.busy_s += seconds
         return works
+
+    def _fail(self, header: FrameHeader, error: Exception) -> None:
+        logger.error("frame %d of %s failed", header.frame, header.stream, exc_info=error)
+        self._give_up(header, "compute", str(error).splitlines()[0])
 
     def _send(self) -> None:
         with self.outlet:

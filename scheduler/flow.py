@@ -43,6 +43,10 @@ MAX_GIVEN_UP = 256
 SCOUT_S = RESULT_TIMEOUT_S
 """After this, in an outage, one more frame goes by the plan where all that went before were computed on the device."""
 
+PIECES = 16
+"""In so many pieces a device computes a frame alone while its plan has other nodes, with room for a frame of the plan's
+between two of them: a larger piece would hold frames up, smaller ones would cost memory traffic and calls."""
+
 CALM_S = 60.0
 """As long without a late result, and it is as impatient as before."""
 

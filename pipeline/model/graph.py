@@ -202,6 +202,15 @@ class ModelGraph:
             raise ModelError(f"segment {start.name}..{end.name}", "the first cut is not before the second")
         return tuple(self.blocks[index] for index in bits(end.mask & ~start.mask))
 
+    def pieces(self, most: int) -> tuple[Cut, ...]:
+        """Cuts, `input` and `output` among them, between which lie parts of about equal arithmetic, `most` of them."""
+        found, done, total = [self.cut_of(0)], 0, max(1, self.flops)
+        for number, block in enumerate(self.blocks, start=1):
+            done += block.flops
+            if done * most >= len(found) * total and number < len(self.blocks):
+                found.append(self.cut_of((1 << number) - 1))
+        return (*found, self.cut_of(self.full_mask))
+
     def crossing(self, mask: int) -> tuple[str, ...]:
         """Tensors made before the cut `mask` and needed behind it, in graph order."""
         behind = self.full_mask & ~mask

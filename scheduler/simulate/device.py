@@ -219,6 +219,8 @@ class SimulatedDevice:
 
     def _submit(self, plan: Plan, entry: Entry[None]) -> None:
         job = Job(self, entry.frame, entry.attempt, self._routes.of(plan), received_s=self._agenda.now)
+        if not plan.epoch and not self.plan.is_device_only:
+            job.pieces_s = self._routes.pieces_s
         if self.node.has_room:
             self.node.submit(job)
         else:

@@ -40,6 +40,15 @@ class Job:
     """Time that it has waited, on all nodes so far."""
     unpack_s: float = 0.0
     compute_s: float = 0.0
+    pieces_s: tuple[float, ...] = ()
+    """Where it gives way to other frames: the times of its pieces."""
+    pieces: int = 0
+    """How many of them are done."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether its frame has no result yet."""
+        return self.device.ledger.expects(self.frame, self.attempt)
 
 
 Forward = Callable[["SimulatedNode", Job], None]
@@ -73,6 +82,9 @@ class SimulatedNode:
         self._arrived: deque[Job] = deque()
         self._unpacking = self._computing = self._packing = False
         self._unpacked: Job | None = None
+        self._aside: Job | None = None
+        """A frame of which some pieces are computed: others go between them."""
+        self._gave_way = False
         self._unpacked_behind: Job | None = None
         self._computed: Job | None = None
         self._computed_behind: Job | None = None
@@ -113,17 +125,45 @@ class SimulatedNode:
 
     def _compute(self) -> None:
         job = self._unpacked
-        if self._computing or job is None:
+        if self._computing or (job is None and self._aside is None):
             return
+        if self._aside is not None and (job is None or self._gave_way):
+            self._compute_piece(self._aside)
+            return
+        assert job is not None
         self._unpacked, self._unpacked_behind = self._unpacked_behind, None
         self._computing = True
-        job.compute_s = job.route.hops[job.hop].compute_s * self._factor()
-        self.agenda.after(job.compute_s, self._has_computed, job)
+        if job.pieces_s and self._aside is None:
+            self._computing, self._aside, self._gave_way = False, job, True
+            self._compute()
+        else:
+            self._gave_way = self._aside is not None
+            job.compute_s = job.route.hops[job.hop].compute_s * self._factor()
+            self.agenda.after(job.compute_s, self._has_computed, job)
         if self._unpacked is not None:
             self._unpacking = False
             self._unpack()
         else:
             self.on_room()
+
+    def _compute_piece(self, job: Job) -> None:
+        if not job.is_wanted:
+            self._aside = None
+            self._compute()
+            return
+        self._computing, self._gave_way = True, False
+        piece_s = job.pieces_s[job.pieces] * self._factor()
+        job.pieces += 1
+        job.compute_s += piece_s
+        if job.pieces < len(job.pieces_s):
+            self.agenda.after(piece_s, self._has_computed_piece)
+        else:
+            self._aside = None
+            self.agenda.after(piece_s, self._has_computed, job)
+
+    def _has_computed_piece(self) -> None:
+        self._computing = False
+        self._compute()
 
     def _has_computed(self, job: Job) -> None:
         if self._computed is not None:

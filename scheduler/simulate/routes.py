@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
 from pipeline.plan import Plan, Tier
 from scheduler.cost import evaluate
+from scheduler.flow import PIECES
 from scheduler.problem import LinkEstimate, Problem
 from scheduler.simulate.scenario import Scenario
 
@@ -66,6 +68,13 @@ class Routes:
     def compute_s(self, plan: Plan, node: str) -> float:
         """Compute time of one node's stage; 0 where it has none."""
         return sum(hop.compute_s for hop in self.of(plan).hops if hop.node == node)
+
+    @functools.cached_property
+    def pieces_s(self) -> tuple[float, ...]:
+        """Compute times of the pieces in which a device takes a frame while its plan has other nodes."""
+        cuts, times = self._scenario.graph.pieces(PIECES), self._scenario.times[Tier.DEVICE]
+        found = [times.seconds(start.index, end.index) for start, end in itertools.pairwise(cuts)]
+        return found[0] + self._scenario.overhead_s, *found[1:]
 
     def _work(self, plan: Plan) -> tuple[tuple[HopWork, ...], float | None]:
         scenario = self._scenario

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from dataclasses import replace
+from functools import partial
 
 import msgspec
+import torch
+from torch import Tensor
 
 from nodes.admission import Attempt
+from nodes.stage import Aside, StageLoop
 from pipeline.frames.wire import FrameHeader
+from pipeline.model.graph import INPUT
 from pipeline.plan import Tier, device_only
 from scheduler.commands import Announcement
 from scheduler.handmade import plan_of
@@ -59,3 +66,64 @@ def test_frames_that_no_result_comes_of_are_computed_on_the_device_one_by_one() 
     assert [attempt.plan.epoch for attempt in sent] == [1] * frames
     assert again == [(number, 0) for number in range(frames)]
     assert admission.ledger.readmissions == {"stuck": frames}
+
+
+def test_a_frame_that_the_device_computes_alone_lets_others_go_first_and_stops_once_it_has_its_result() -> None:
+    """One frame that waits goes between two of its pieces; what is left of it is not computed where nobody wants it."""
+    deployment = Deployment(needs_plan=False)
+    device = deployment.device(None)
+    order: list[str] = []
+    wanted, begun, come = [True], threading.Event(), threading.Event()
+    loop = StageLoop("device-1", "model", device.epochs, device.loop.outlet)
+    loop.handoffs["computed"].bound = 8
+    try:
+        program = device.epochs.get("camera", 0)
+        assert program is not None
+
+        def piece(number: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            order.append(f"piece {number}")
+            begun.set()
+            assert come.wait(10.0)
+            wanted[0] = number < 1
+            return tensors
+
+        def frame(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            order.append("frame")
+            done.set()
+            return tensors
+
+        done = threading.Event()
+        header = FrameHeader("camera", "model", 0, 0, 0, 0, 0, ())
+        thread = threading.Thread(target=loop._compute, daemon=True)
+        thread.start()
+        pieces = [partial(piece, number) for number in range(4)]
+        loop.submit(header, program, {}, Aside(pieces, lambda: wanted[0]))
+        assert begun.wait(10.0)
+        loop.submit(msgspec.structs.replace(header, frame=1), replace(program, compute=frame), {})
+        come.set()
+        assert done.wait(10.0)
+        loop.submit(msgspec.structs.replace(header, frame=2), replace(program, compute=frame), {})
+        loop.handoffs["unpacked"].close()
+        thread.join(10.0)
+    finally:
+        loop.handoffs["computed"].close()
+        deployment.stop()
+    assert not thread.is_alive()
+    assert order[:3] == ["piece 0", "frame", "piece 1"]
+    assert "piece 2" not in order
+
+
+def test_the_pieces_of_the_network_give_what_the_network_gives() -> None:
+    deployment = Deployment(needs_plan=False)
+    device = deployment.device(None)
+    try:
+        program = device.epochs.get("camera", 0)
+        assert program is not None
+        tensors = {INPUT: waiting(3, deployment.model).picture}
+        whole = program.compute(dict(tensors))
+        for piece in device.pieces(16):
+            tensors = piece(tensors)
+    finally:
+        deployment.stop()
+    assert whole.keys() == tensors.keys()
+    assert all(torch.allclose(whole[name], tensors[name], rtol=1e-5, atol=1e-6) for name in whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,6 +67,17 @@ def test_between_splits_at_any_cut_on_the_way(graph: ModelGraph, data: st.DataOb
     assert sorted(whole, key=lambda block: block.index) == sorted(parts, key=lambda block: block.index)
     assert graph.cut(first.name) is first
     assert graph.cut_of(second.mask) is second
+
+
+@given(graphs(), st.integers(1, 12))
+@settings(deadline=None, max_examples=60)
+def test_pieces_are_nested_even_and_as_many_as_asked_for(graph: ModelGraph, most: int) -> None:
+    cuts = graph.pieces(most)
+    assert (cuts[0].name, cuts[-1].name) == (INPUT, OUTPUT)
+    assert 1 <= len(cuts) - 1 <= most
+    flops = [sum(block.flops for block in graph.between(*pair)) for pair in itertools.pairwise(cuts)]
+    assert sum(flops) == graph.flops
+    assert max(flops) <= graph.flops / most + max(block.flops for block in graph.blocks)
 
 
 def test_too_many_cuts_fall_back_to_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
