@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from scheduler.estimate import LinkEstimator
+from scheduler.estimate import MIN_MESSAGE_BYTES, LinkEstimator
 from scheduler.outbox import Outbox
 from scheduler.outlook import Outlook
 from scheduler.probing import LinkName, ProbeConfig, Prober
@@ -44,7 +44,8 @@ class ProbeDesk:
         wanted = [link for link in outlook.routes(planned) if self._is_joined(link)]
         self.urgent, self._alone = False, _alone_s(planned, outlook.now)
         missed = {link: self._alone[link[0]] for link in wanted if link[0] in self._alone}
-        for link, size in self._prober.due(wanted, self._registry.link, outlook.now, missed):
+        busy = {link for link in map(self._busy, planned) if link is not None}
+        for link, size in self._prober.due(wanted, self._registry.link, outlook.now, missed, busy=busy):
             self._order(link, size)
 
     def probe_left(self, streams: Collection[StreamState], outlook: Outlook) -> None:
@@ -58,6 +59,17 @@ class ProbeDesk:
         missed = {link: alone_s[link[0]] for link in routes}
         for link, size in self._prober.due(missed, self._registry.link, now, missed, every=False):
             self._order(link, size)
+
+    def _busy(self, state: StreamState) -> LinkName | None:
+        """The link out of its device, where frames go by it that tell how fast it is."""
+        device = self._registry.get(state.device)
+        if device is None or state.current.is_device_only:
+            return None
+        running = state.stream, state.current.epoch
+        stages = (each for each in device.report.stages if (each.stream, each.epoch) == running)
+        tells = any(each.packed_bytes.window >= MIN_MESSAGE_BYTES for each in stages)
+        source, target, *_ = state.current.nodes
+        return (source, target) if tells else None
 
     def _planned(self, streams: Iterable[StreamState]) -> list[StreamState]:
         return [each for each in streams if each.may_change and self._registry.usable(each.device)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -71,6 +71,7 @@ class Prober:
         now: float,
         missed: Mapping[LinkName, float] = MappingProxyType({}),
         *,
+        busy: Collection[LinkName] = frozenset(),
         every: bool = True,
     ) -> list[tuple[LinkName, int]]:
         """The probes to send now.
@@ -81,6 +82,8 @@ class Prober:
             now: the time.
             missed: those out of devices that compute alone, and for how many seconds they have: these links carry
                 nothing, and each second in which it is not seen that they are back is lost.
+            busy: those that frames go by. The next frame tells as much as a probe, which would only be in its way: no
+                more are sent than need be.
             every: whether `links` are all; if not, nothing is forgotten.
 
         Returns:
@@ -94,7 +97,8 @@ class Prober:
         for link in wanted:
             estimator, last = find(*link), self._probed.get(link)
             saved = self._save(link, estimator, now)
-            size = self._size(last, estimator, now, missed.get(link) if saved >= MIN_MESSAGE_BYTES else None)
+            missed_s = missed.get(link) if saved >= MIN_MESSAGE_BYTES else None
+            size = self._size(last, estimator, now, missed_s, link in busy)
             if size:
                 if estimator is not None and not estimator.unsettled:  # few others, as the first one
                     self._saved[link] = max(0.0, saved - size), now
@@ -103,15 +107,18 @@ class Prober:
                 orders.append((link, size))
         return orders
 
-    def _size(self, last: _Probed | None, estimator: LinkEstimator | None, now: float, missed_s: float | None) -> int:
+    def _size(
+        self, last: _Probed | None, estimator: LinkEstimator | None, now: float, missed_s: float | None, busy: bool
+    ) -> int:
         """Bytes to send over a link now; 0 for none."""
         seen = None if estimator is None else estimator.tracker.estimate(now)
         if estimator is None or seen is None:
             return self.config.first_bytes if last is None or now >= last.lost_after_s else 0
-        again = estimator.unsettled or (missed_s is not None and estimator.doubtful)
+        unsettled, freed = (estimator.unsettled, estimator.freed) if not busy else (False, False)
+        again = unsettled or (missed_s is not None and estimator.doubtful)
         longest_s = self._longest_s(missed_s)
-        interval_s = self.config.again_s if again else min(self.config.interval_s, longest_s)
-        if seen.age_s < interval_s and not estimator.freed:
+        interval_s = self.config.again_s if again else min(math.inf if busy else self.config.interval_s, longest_s)
+        if seen.age_s < interval_s and not freed:
             return 0
         if estimator.stalled and last is not None and now < last.lost_after_s:
             return 0
@@ -123,7 +130,7 @@ class Prober:
         if size >= MIN_MESSAGE_BYTES or estimator.doubtful or since_s >= longest_s:
             if _unseen(last, estimator, now) >= self.config.unseen:
                 return MIN_MESSAGE_BYTES
-            doubt = self.config.doubt_bytes if estimator.unsettled else 0
+            doubt = self.config.doubt_bytes if unsettled else 0
             return max(size, MIN_MESSAGE_BYTES, min(doubt, int(self.config.doubt_s * seen.value / 8.0)))
         return 0
 

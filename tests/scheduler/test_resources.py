@@ -151,3 +151,17 @@ def test_what_was_saved_on_a_fast_link_is_there_when_it_is_slow_and_forgotten_in
     spent = [sum(size for at_s, size in idle.sent if begin <= at_s < begin + 30.0) for begin in (60.0, 150.0)]
     assert spent[0] > 1.5 * spent[1]
     assert spent[1] <= 1.5 * config.budget * 200e3 / 8.0 * 30.0 + 4 * MIN_MESSAGE_BYTES
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=12))
+def test_a_link_that_frames_go_by_has_a_probe_only_where_none_has_come_for_long(frames: list[tuple[int, bool]]) -> None:
+    """Not even behind an outage, when an idle link is looked at again and again."""
+    estimator, prober, longest_s = LinkEstimator(), Prober(), ProbeConfig().max_interval_s
+    now = 0.0
+    for ticks, stuck in frames:
+        estimator.add(LinkReport("phone", (Crossing(25_000, 3.0 if stuck else 0.1, 0.0),), None, 0, 0.0), now)
+        waits_s = [0.25 * tick for tick in range(1, ticks + 1)]
+        probed = [each for each in waits_s if prober.due([LINK], lambda *_: estimator, now + each, busy={LINK})]
+        assert all(silent_s >= longest_s for silent_s in probed)
+        assert probed or 0.25 * ticks < longest_s, "a link that came back is to be found"
+        now += 0.25 * ticks
