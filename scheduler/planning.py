@@ -13,7 +13,7 @@ from pipeline.plan import Plan, device_only, same, signature
 from scheduler.events import DecisionRecord
 from scheduler.outbox import Outbox
 from scheduler.outlook import QUIET_S, Outlook, alike
-from scheduler.policy import Gain, Offer, gain, gain_noise
+from scheduler.policy import NEAR, Gain, Offer, gain, gain_noise
 from scheduler.problem import LinkEstimate
 from scheduler.streams import MAX_DRAINING, StreamState
 from scheduler.world import Advice, Advisor, World
@@ -120,7 +120,7 @@ class PlanDesk:
                 self._prepare(state, own, "nothing is better than the device alone", figures, now)
             return
         forced = bool(advice.current_broken) and not advice.broken
-        if state.is_unused and found.ratio >= verdict.threshold:
+        if state.is_unused and found.ratio >= 1.0 + NEAR and not (advice.broken and not advice.current_broken):
             verdict = replace(
                 verdict, switch=True, reason=f"{found.goal} gain {found.ratio:.2f} before the first frame"
             )

@@ -88,6 +88,22 @@ def test_a_plan_whose_reason_has_gone_while_it_was_built_is_not_committed() -> N
     assert len(device.results) == device.number
 
 
+@pytest.mark.parametrize("unused", [True, False])
+def test_before_the_first_frame_a_small_gain_is_enough(unused: bool) -> None:
+    """A switch that no frame sees costs nothing; later a gain of 7 % has to last."""
+    made, device, _ = cluster(goodput_bps=10e6)
+    told = device.streams
+    if unused:
+        device.streams = lambda now: tuple(  # type: ignore[method-assign]
+            msgspec.structs.replace(each, fps=Figure(), latency_s=Figure(), in_flight_epochs=()) for each in told(now)
+        )
+    made.run(8.0)
+    assert _nodes(device) == ("phone", "edge")
+    made.add(ToyNode("edge-2", Tier.EDGE, made.rng, goodput_bps={"phone": 10.7e6}))
+    made.run(3.5)
+    assert _nodes(device) == ("phone", "edge-2" if unused else "edge")
+
+
 def test_no_gain_is_read_off_a_time_without_results() -> None:
     made, device, _ = cluster()
     silent = Figure(0.0, 0.0, 0.0)
