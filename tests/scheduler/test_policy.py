@@ -106,11 +106,20 @@ def test_a_tolerance_passes_the_decision_on() -> None:
 
 @pytest.mark.parametrize(("ratio", "after_s"), [(1.08, 7.0), (1.05, 11.0), (1.03, 17.0), (1.01, None)])
 def test_a_gain_below_the_margin_pays_for_its_switch_in_time(ratio: float, after_s: float | None) -> None:
-    policy, seconds = SwitchPolicy(), 300
+    policy, seconds = SwitchPolicy(PolicyConfig(pays_s=5.0)), 300
     found = next((at for at in range(seconds) if policy.judge(offer(ratio), float(at)).switch), None)
     assert (found is None) == (after_s is None)
     if found is not None and after_s is not None:
         assert found == pytest.approx(after_s, abs=2.0)
+
+
+@pytest.mark.parametrize("ratio", [1.03, 1.05, 1.08])
+def test_a_smaller_gain_below_the_margin_has_to_last_for_longer(ratio: float) -> None:
+    """The mean of gains over the time they have lasted has to be what pays for the switch in that time."""
+    policy, config = SwitchPolicy(), PolicyConfig()
+    found = next(at for at in range(300) if policy.judge(offer(ratio), float(at)).switch)
+    due_s = config.margin * config.pays_s / (ratio - 1.0)
+    assert due_s <= found <= due_s + 2.0
 
 
 def test_headroom_below_the_margin_pays_for_no_switch() -> None:
@@ -121,7 +130,7 @@ def test_headroom_below_the_margin_pays_for_no_switch() -> None:
 
 
 def test_a_gain_below_the_margin_begins_anew_behind_a_break() -> None:
-    policy = SwitchPolicy()
+    policy = SwitchPolicy(PolicyConfig(pays_s=5.0))
     for at in range(300):
         each = offer(1.0 if at % 10 == 9 else 1.05)
         assert not policy.judge(each, float(at)).switch
