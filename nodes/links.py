@@ -11,13 +11,7 @@ from collections.abc import Callable, Iterator
 from pipeline.frames.wire import FrameHeader, Head, Message, Ping, Pong, Probe, Tile, TileDone
 from scheduler.patience import Doorkeeper
 from scheduler.reports import LinkReport
-from scheduler.timing import CrossingLog, RoundTrip
-
-MAX_PEERS = 248
-"""Links from nodes that this one knows that it keeps figures of; the one heard of longest ago is forgotten first."""
-
-MAX_STRANGERS = 8
-"""The same for peers that no plan has named yet: who makes names up pushes out no link of a stream."""
+from scheduler.timing import MAX_PEERS, MAX_STRANGERS, CrossingLog, RoundTrip
 
 MAX_ECHO_S = 60.0
 """A ping that is answered later than this is not taken for one."""

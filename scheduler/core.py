@@ -169,7 +169,7 @@ class SchedulerCore:
         """Links, load and stage times."""
         report = record.report
         for link in report.links:
-            estimator = self.registry.link_of(record, link.peer)
+            estimator = record.links.get(link.peer) or self.registry.link_of(record, link.peer)
             if estimator is None:
                 continue
             stepped = estimator.add(link, now)
@@ -350,7 +350,8 @@ class SchedulerCore:
     def _hurry(self, nodes: set[str]) -> None:
         """Plan the streams at once that the link between these nodes matters to, and not all that share a server."""
         for state in self.streams.values():
-            state.urgent = state.urgent or state.device in nodes or nodes.issubset(state.current.nodes)
+            if not state.urgent:
+                state.urgent = state.device in nodes or nodes.issubset(state.current.nodes)
 
     def _hurry_others(self, one: StreamState) -> None:
         for state in self.streams.values():

@@ -8,8 +8,9 @@ formulas and the reasons behind the constants.
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
+
+import msgspec
 
 from scheduler.reports import Crossing, LinkReport
 
@@ -67,8 +68,7 @@ MIN_MESSAGE_BYTES = 2048
 RTT_WINDOW_S = 10.0
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True, gc=False):
     """A positive quantity and how sure it is."""
 
     value: float
@@ -93,7 +93,7 @@ FORGOTTEN = 1e-100
 """Samples that are left of a level after a pause of an hour or so: soon not even a number would be."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sum:
     """Sums of numerators and denominators, and the number of samples in them."""
 
@@ -129,6 +129,11 @@ class RatioTracker:
     onset of the change is forgotten at once.
     """
 
+    __slots__ = (
+        "_anchor", "_bin", "_bin_end_s", "_bin_s", "_bin_start_s", "_drift", "_latest_log", "_memory_s", "_seen_s",
+        "_sides", "_sum", "_timing_s", "_variance", "changes",
+    )  # fmt: skip
+
     def __init__(self, memory_s: float = MEMORY_S, bin_s: float = BIN_S, timing_s: float = 0.0) -> None:
         self.changes = 0
         """How often a change was found."""
@@ -138,7 +143,8 @@ class RatioTracker:
         self._seen_s = -math.inf
         self._latest_log = 0.0
         self._variance = 0.15**2
-        self._sides = ((1.0, _Side()), (-1.0, _Side()))
+        self._sides: tuple[tuple[float, _Side], ...] = ()
+        """Both sides of the test, from the second sample on: many links never have one."""
         self._drift = 0.02
         self._anchor: tuple[float, float] | None = None
 
@@ -177,6 +183,10 @@ class RatioTracker:
     def _close(self, now: float) -> bool:
         full, self._bin, self._bin_start_s = self._bin, _Sum(), now
         return self._add(full.top, full.bottom, now)
+
+    def age_s(self, now: float) -> float:
+        """Time since the latest sample; infinite before the first."""
+        return max(0.0, now - self._seen_s) if self._sum.count else math.inf
 
     def estimate(self, now: float) -> Estimate | None:
         """The level, or None before the first sample."""
@@ -217,6 +227,8 @@ class RatioTracker:
         self._latest_log = log
 
     def _test(self, deviation: float, top: float, bottom: float) -> bool:
+        if not self._sides:
+            self._sides = ((1.0, _Side()), (-1.0, _Side()))
         for sign, side in self._sides:
             if side.add(sign * deviation, top, bottom):
                 self._sum = side.since
@@ -237,6 +249,10 @@ class RatioTracker:
         self._anchor = (now, level)
 
 
+_NOTHING = _Sum()
+"""Never added to: one for all, since there are two for each of 100,000 trackers."""
+
+
 class _Side:
     """One side of the CUSUM test, with the samples since the change began.
 
@@ -245,13 +261,14 @@ class _Side:
     is kept apart: as a rule the change fell into it, and it belongs to neither level.
     """
 
+    __slots__ = ("_begun", "_clear", "level", "since")
+
     def __init__(self) -> None:
-        self.level = 0.0
-        self.since = _Sum()
-        self._begun = self._clear = False
+        self.since = _NOTHING
+        self.reset()
 
     def reset(self) -> None:
-        self.level, self.since, self._begun, self._clear = 0.0, _Sum(), False, False
+        self.level, self._begun, self._clear = 0.0, False, False
 
     def add(self, deviation: float, top: float, bottom: float) -> bool:
         self.level += min(CUSUM_CLIP, max(-CUSUM_CLIP, deviation)) - CUSUM_SLACK
@@ -261,7 +278,7 @@ class _Side:
         clear = deviation >= CUSUM_CLEAR
         if self._begun and (self._clear or not clear):
             self.since.add(top, bottom)
-        elif clear:
+        else:
             self.since = _Sum()
         self._begun, self._clear = True, self._clear or clear
         return self.level > CUSUM_LIMIT and self.since.count > 0.0
@@ -270,18 +287,22 @@ class _Side:
 class RecentLeast:
     """The least value of a window of time: the round trip without the queues on the way."""
 
+    __slots__ = ("_kept", "_window_s")
+
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
-        self._kept: deque[tuple[float, float]] = deque()
+        self._kept: list[tuple[float, float]] = []
+        # A list: there are as many as reports in the window, and an empty deque is ten times as large.
 
     def add(self, value: float, now: float) -> None:
         """Take a value seen at `now`."""
-        while self._kept and self._kept[-1][1] >= value:
-            self._kept.pop()
-        self._kept.append((now, value))
+        kept = self._kept
+        while kept and kept[-1][1] >= value:
+            kept.pop()
+        kept.append((now, value))
         # The latest value stays however old it is: an old round trip is better than none.
-        while len(self._kept) > 1 and self._kept[0][0] < now - self._window_s:
-            self._kept.popleft()
+        while len(kept) > 1 and kept[0][0] < now - self._window_s:
+            del kept[0]
 
     @property
     def value(self) -> float | None:
@@ -291,6 +312,8 @@ class RecentLeast:
 
 class LinkEstimator:
     """Goodput and round trip of one directed link, from its receiver's reports."""
+
+    __slots__ = ("_bound_bps", "_fresh", "_rtt", "tracker")
 
     def __init__(self) -> None:
         self.tracker = RatioTracker(timing_s=TIMING_S)
@@ -331,8 +354,10 @@ class LinkEstimator:
     @property
     def held_up(self) -> bool:
         """Whether the message that is on its way takes so long that the link must be in an outage."""
+        if self._bound_bps is None:
+            return False
         seen = self.tracker.level
-        return self._bound_bps is not None and seen is not None and self._bound_bps * OUTAGE_RATIO < seen
+        return seen is not None and self._bound_bps * OUTAGE_RATIO < seen
 
     @property
     def freed(self) -> bool:

@@ -20,6 +20,8 @@ planned again every minute would else have a day's plans in each report."""
 class Series:
     """One quantity over time."""
 
+    __slots__ = ("_figure", "_figured", "_sum", "_window", "count")
+
     def __init__(self) -> None:
         self._window: deque[float] = deque(maxlen=WINDOW_FRAMES)
         self._sum = 0.0
@@ -44,6 +46,8 @@ class Series:
 class Rate:
     """Events per second."""
 
+    __slots__ = ("_first_s", "_times", "count")
+
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=WINDOW_FRAMES + 1)
         self._first_s: float | None = None
@@ -51,7 +55,8 @@ class Rate:
 
     def tick(self, now: float) -> None:
         """One event, at monotonic time `now`."""
-        self._first_s = now if self._first_s is None else self._first_s
+        if self._first_s is None:
+            self._first_s = now
         self._times.append(now)
         self.count += 1
 
@@ -116,10 +121,11 @@ class StageMeter:
     def add(self, stream: str, epoch: int, hop: Hop, now: float) -> None:
         """Take what one frame spent here."""
         with self._lock:
-            series = self._stages.get((stream, epoch))
+            key = stream, epoch
+            series = self._stages.get(key)
             if series is None:
                 series = self._begun(stream, epoch)
-            self._stages.move_to_end((stream, epoch))
+            self._stages.move_to_end(key)
             series.add(hop, now)
 
     def _begun(self, stream: str, epoch: int) -> _StageSeries:

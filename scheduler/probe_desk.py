@@ -41,7 +41,7 @@ class ProbeDesk:
     def probe_due(self, streams: Collection[StreamState], outlook: Outlook) -> None:
         """Probe the links that planning for these streams rests on, as far as that is due."""
         planned = self._planned(streams)
-        wanted = [link for link in outlook.routes(planned) if self._is_joined(link)]
+        wanted = self._joined(outlook.routes(planned))
         self.urgent, self._alone = False, _alone_s(planned, outlook.now)
         missed = {link: self._alone[link[0]] for link in wanted if link[0] in self._alone}
         busy = {link for link in map(self._busy, planned) if link is not None}
@@ -55,8 +55,7 @@ class ProbeDesk:
         if not left:
             return
         alone_s = _alone_s(left, now)
-        routes = (link for link in outlook.routes(left) if link[0] in alone_s and self._is_joined(link))
-        missed = {link: alone_s[link[0]] for link in routes}
+        missed = {link: alone_s[link[0]] for link in self._joined(outlook.routes(left)) if link[0] in alone_s}
         for link, size in self._prober.due(missed, self._registry.link, now, missed, every=False):
             self._order(link, size)
 
@@ -75,17 +74,17 @@ class ProbeDesk:
         return [each for each in streams if each.may_change and self._registry.usable(each.device)]
 
     def _order(self, link: LinkName, size: int) -> None:
-        target = self._registry.get(link[1])
-        if target is not None and self._registry.get(link[0]) is not None:
-            tiles, endpoints = self._is_of_tiles(link), target.report.endpoints
+        source, target = self._registry.get(link[0]), self._registry.get(link[1])
+        if source is not None and target is not None:
+            tiles, endpoints = None in (source.report.tier, target.report.tier), target.report.endpoints
             self._outbox.probe(*link, endpoints.tiles if tiles else endpoints.frames, size, tiles=tiles)
 
-    def _is_joined(self, link: LinkName) -> bool:
-        return self._links is None or link in self._links or self._is_of_tiles(link)
-
-    def _is_of_tiles(self, link: LinkName) -> bool:
-        ends = (self._registry.get(name) for name in link)
-        return any(end is not None and end.report.tier is None for end in ends)
+    def _joined(self, links: list[LinkName]) -> list[LinkName]:
+        joined = self._links
+        if joined is None:
+            return links
+        workers = {each.name for each in self._registry if each.report.tier is None}
+        return [link for link in links if link in joined or not workers.isdisjoint(link)]
 
 
 def _alone_s(streams: Iterable[StreamState], now: float) -> dict[str, float]:

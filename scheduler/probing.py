@@ -90,7 +90,7 @@ class Prober:
             Links and payload bytes, in the order of `links`.
         """
         wanted = dict.fromkeys(links)
-        if every:
+        if every and not (self._probed.keys() <= wanted.keys() and self._saved.keys() <= wanted.keys()):
             self._probed = {link: each for link, each in self._probed.items() if link in wanted}
             self._saved = {link: each for link, each in self._saved.items() if link in wanted}
         orders = []
@@ -111,27 +111,28 @@ class Prober:
         self, last: _Probed | None, estimator: LinkEstimator | None, now: float, missed_s: float | None, busy: bool
     ) -> int:
         """Bytes to send over a link now; 0 for none."""
-        seen = None if estimator is None else estimator.tracker.estimate(now)
-        if estimator is None or seen is None:
+        level_bps = None if estimator is None else estimator.tracker.level
+        if estimator is None or level_bps is None:
             return self.config.first_bytes if last is None or now >= last.lost_after_s else 0
         unsettled, freed = (estimator.unsettled, estimator.freed) if not busy else (False, False)
         again = unsettled or (missed_s is not None and estimator.doubtful)
         longest_s = self._longest_s(missed_s)
         interval_s = self.config.again_s if again else min(math.inf if busy else self.config.interval_s, longest_s)
-        if seen.age_s < interval_s and not freed:
+        age_s = estimator.tracker.age_s(now)
+        if age_s < interval_s and not freed:
             return 0
         if estimator.stalled and last is not None and now < last.lost_after_s:
             return 0
-        since_s = seen.age_s if last is None else min(seen.age_s, now - last.at_s)
+        since_s = age_s if last is None else min(age_s, now - last.at_s)
         if since_s < interval_s:
             return 0
-        size = self._within_budget(seen.value, since_s)
+        size = self._within_budget(level_bps, since_s)
         # A sample that the estimate does not follow yet, or a budget saved up for long enough.
         if size >= MIN_MESSAGE_BYTES or estimator.doubtful or since_s >= longest_s:
             if _unseen(last, estimator, now) >= self.config.unseen:
                 return MIN_MESSAGE_BYTES
             doubt = self.config.doubt_bytes if unsettled else 0
-            return max(size, MIN_MESSAGE_BYTES, min(doubt, int(self.config.doubt_s * seen.value / 8.0)))
+            return max(size, MIN_MESSAGE_BYTES, min(doubt, int(self.config.doubt_s * level_bps / 8.0)))
         return 0
 
     def _longest_s(self, missed_s: float | None) -> float:
@@ -164,5 +165,7 @@ class Prober:
 
 def _unseen(last: _Probed | None, estimator: LinkEstimator | None, now: float) -> int:
     """Probes that were sent since something was last seen to cross the link."""
-    seen = None if estimator is None else estimator.tracker.estimate(now)
-    return 0 if last is None or (seen is not None and last.at_s <= now - seen.age_s) else last.unseen
+    if last is None:
+        return 0
+    age_s = math.inf if estimator is None else estimator.tracker.age_s(now)
+    return 0 if last.at_s <= now - age_s else last.unseen

@@ -72,7 +72,10 @@ class NodeRecord:
 
     def readiness(self, stream: str) -> Readiness | None:
         """What the node says of the stream's epochs."""
-        return next((each for each in self.report.epochs if each.stream == stream), None)
+        for each in self.report.epochs:
+            if each.stream == stream:
+                return each
+        return None
 
     def deadline_s(self) -> float:
         """When it is dead, if nothing is heard of it until then."""

@@ -9,7 +9,6 @@ supplies the offset.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from scheduler.estimate import BIN_S, LONG_S, MIN_MESSAGE_BYTES, OUTAGE_RATIO, OUTAGE_S, LinkEstimator, RecentLeast
@@ -17,6 +16,12 @@ from scheduler.reports import MAX_CROSSINGS, Crossing, LinkReport
 
 OFFSET_WINDOW_S = 60.0
 """Clocks of two machines drift apart by some tens of parts in a million: 60 s are a few milliseconds."""
+
+MAX_PEERS = 248
+"""Links from nodes that this one knows that it keeps figures of; the one heard of longest ago is forgotten first."""
+
+MAX_STRANGERS = 8
+"""The same for peers that no plan has named yet: who makes names up pushes out no link of a stream."""
 
 JUMP_RATIO = 1.15
 """A node reports at once when its own estimate of a link differs from the scheduler's by this factor."""
@@ -62,15 +67,24 @@ class RoundTrip:
         return ((self.received_s - self.sent_s) + (self.answered_s - self.returned_s)) / 2.0
 
 
+_UNTOLD = LinkEstimator()
+"""What the scheduler knows before the first report; never added to. Most links of strangers are forgotten before it."""
+
+
 class CrossingLog:
     """What crossed one link, from its receiver's event times to the `LinkReport` of the next report."""
+
+    __slots__ = (
+        "_bytes_total", "_finished_s", "_kept", "_news", "_outage", "_rtt_s", "_started", "_taken_s", "_told",
+        "estimator", "peer",
+    )  # fmt: skip
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
         self.estimator = LinkEstimator()
         """This node's own estimate of the link, up to the moment."""
-        self._told = LinkEstimator()  # the scheduler's, as it must be from the reports so far
-        self._kept: deque[tuple[float, Crossing]] = deque()
+        self._told = _UNTOLD  # the scheduler's, as it must be from the reports so far
+        self._kept: list[tuple[float, Crossing]] = []
         self._started: tuple[int, float] | None = None
         """Size of the message that is on its way, and when its head was here."""
         self._finished_s = float("-inf")
@@ -130,12 +144,17 @@ class CrossingLog:
         else:
             self._kept.append((now, crossing))
         if len(self._kept) > MAX_CROSSINGS:
-            (_, oldest), (then, second) = self._kept.popleft(), self._kept.popleft()
-            self._kept.appendleft((then, _merged(oldest, second)))
+            (_, oldest), (then, second) = self._kept[:2]
+            self._kept[:2] = [(then, _merged(oldest, second))]
 
     def echoed(self, trip: RoundTrip) -> None:
         """An echo came back from the peer."""
-        self._rtt_s = trip.rtt_s if self._rtt_s is None else min(self._rtt_s, trip.rtt_s)
+        self.returned(trip.rtt_s)
+
+    def returned(self, rtt_s: float) -> None:
+        """The same, of the time on the way alone."""
+        if self._rtt_s is None or rtt_s < self._rtt_s:
+            self._rtt_s = rtt_s
 
     def jumped(self, now: float) -> bool:
         """Whether the goodput has moved so far from the last report that the scheduler should hear of it at once."""
@@ -164,9 +183,13 @@ class CrossingLog:
                 for then, each in self._kept
             )
             self._kept.clear()
-        report = LinkReport(self.peer, crossings, self._rtt_s, *self._waiting(now), self._bytes_total)
+        payload_bytes, waited_s = (0, 0.0) if self._started is None else self._waiting(now)
+        report = LinkReport(self.peer, crossings, self._rtt_s, payload_bytes, waited_s, self._bytes_total)
         self._rtt_s, self._news = None, False
-        self._told.add(report, now)
+        if crossings or payload_bytes or self._told.stalled:  # an echo alone tells nothing of the goodput
+            if self._told is _UNTOLD:
+                self._told = LinkEstimator()
+            self._told.add(report, now)
         self._taken_s = now
         return report
 

@@ -21,6 +21,18 @@ OPENING_SHARE = 0.01
 """A first second of less than this share of the mean rate counts as an outage."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A time within a trace in which the rate stays."""
+
+    begin_s: float
+    """When the pass over the trace begins that it is of."""
+    low_s: float
+    high_s: float
+    """From when until when, within the pass; empty outside of a trace that does not loop."""
+    rate_bps: float
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """The capacity of one direction of a link, step-wise constant over time.
@@ -97,6 +109,15 @@ class Trace:
         turns0, phase0_s = self._fold(start_s)
         turns1, phase1_s = self._fold(end_s)
         return (turns1 - turns0) * self.total_bits + (self._bits_until(phase1_s) - self._bits_until(phase0_s))
+
+    def step_at(self, time_s: float) -> Step:
+        """The step that a time is in."""
+        turns, phase_s = self._fold(time_s)
+        edges, _, rates = self._lists
+        here = bisect_right(edges, phase_s) - 1
+        if not 0 <= here < len(rates):
+            return Step(0.0, math.inf, math.inf, 0.0)
+        return Step(turns * self.duration_s, edges[here], edges[here + 1], rates[here])
 
     def time_to_send(self, bits: float, start_s: float) -> float:
         """Seconds from `start_s` until `bits` have passed: the inverse of `bits_between`, in O(log n).

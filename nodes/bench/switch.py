@@ -44,9 +44,9 @@ from pipeline.tiling.analysis import analysis_of
 from pipeline.tiling.fuse import waists_between
 from scheduler.events import StreamConfigured
 from scheduler.events import StreamSettings as Wanted
-from scheduler.flow import least_window
 from scheduler.handmade import worker_name
 from scheduler.service import SchedulerService
+from scheduler.window import least_window
 
 WORKER = worker_name(1)
 LAYOUT = Layout.ONEDNN

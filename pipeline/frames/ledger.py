@@ -78,7 +78,7 @@ class Ledger(Generic[Picture, Outcome]):
     @property
     def has_room(self) -> bool:
         """Whether one more frame may be admitted without credit."""
-        return len(self._order) < max(MAX_OPEN, self.window)
+        return len(self._order) < (self.window if self.window > MAX_OPEN else MAX_OPEN)
 
     @property
     def open(self) -> int:

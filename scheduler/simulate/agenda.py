@@ -11,6 +11,8 @@ from typing import Any
 class Agenda:
     """A heap of things to do, and the time."""
 
+    __slots__ = ("_count", "_heap", "_is_over", "done", "now")
+
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
         """Simulated seconds."""

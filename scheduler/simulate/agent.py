@@ -11,8 +11,9 @@ from scheduler.commands import Announcement, Command, ProbeOrder
 from scheduler.reports import Endpoints, Load, Readiness, Report
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.device import SimulatedDevice
-from scheduler.simulate.links import SimulatedLink, Watch, small
+from scheduler.simulate.links import SimulatedLink
 from scheduler.simulate.node import SimulatedNode
+from scheduler.simulate.peers import Peers
 from scheduler.simulate.routes import Routes
 
 INTERVAL_S = 1.0
@@ -114,10 +115,7 @@ class SimulatedAgent:
         self.node = node
         self.epochs = epochs
         self.device: SimulatedDevice | None = None
-        self.incoming: dict[str, SimulatedLink] = {}
-        """Links that have been used, by the peer that sends."""
-        self.link: Callable[[str, str], SimulatedLink | None] = lambda source, target: None
-        """Finds a link; for echoes."""
+        self.peers = Peers()
         self.probe: Callable[[str, str, int], None] = lambda source, target, nbytes: None
         self._model = model
         self._send = send
@@ -135,7 +133,7 @@ class SimulatedAgent:
 
     def look(self) -> None:
         """Report at once where a message has been on its way for too long: nothing comes in that would tell."""
-        if any(link.watch.jumped(self._agenda.now) for link in self.incoming.values()):
+        if any(link.watch.jumped(self._agenda.now) for link in self.peers.links.values()):
             self.hurry()
         if not self._is_over():
             self._agenda.after(LOOK_S, self.look)
@@ -146,9 +144,10 @@ class SimulatedAgent:
             self._hurried = True
             self._agenda.after(URGENT_S, self._report)
 
-    def crossed(self, watch: Watch) -> None:
+    def crossed(self, link: SimulatedLink) -> None:
         """Something came in whole: report at once where the link has jumped."""
-        if watch.jumped(self._agenda.now):
+        self.peers.heard(link)
+        if link.watch.jumped(self._agenda.now):
             self.hurry()
 
     def hear(self, command: Command) -> None:
@@ -156,6 +155,7 @@ class SimulatedAgent:
         if isinstance(command, Announcement):
             plans = [plan for plan in command.plans if self.node.name in plan.participants]
             self.epochs.keep(command.stream, plans)
+            self.peers.learn(command.peers)
             self._announced = (command.scheduler, command.sequence)
             if self.device is not None and command.stream == self.device.source.stream:
                 self.device.hear(command)
@@ -175,6 +175,7 @@ class SimulatedAgent:
         self._sequence += 1
         now, name = self._agenda.now, self.node.name
         scheduler, heard = self._announced
+        links = self.peers.links.values()
         report = Report(
             name,
             self.node.tier,
@@ -186,21 +187,12 @@ class SimulatedAgent:
             endpoints=Endpoints(frames=name, results=name),
             load=Load(),
             stages=self.node.meter.reports(),
-            links=tuple(link.watch.take(now) for link in self.incoming.values()),
+            links=tuple([link.take(now) for link in links]),
             epochs=self.epochs.readiness(),
             streams=() if self.device is None else (self.device.report(),),
             scheduler=scheduler,
             heard=heard,
         )
-        self._ping(now)
+        for link in links:
+            link.ping(now)
         self._agenda.after(CONTROL_S, self._send, report)
-
-    def _ping(self, now: float) -> None:
-        name, at = self.node.name, self._agenda.at
-        for peer, link in self.incoming.items():
-            back = self.link(name, peer)
-            if back is not None:
-                at(small(back, now), self._pong, link, now)
-
-    def _pong(self, link: SimulatedLink, sent_s: float) -> None:
-        link.echo(sent_s, self._agenda.now)

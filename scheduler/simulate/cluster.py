@@ -58,7 +58,7 @@ class Cluster:
         node = SimulatedNode(name, tier, self.agenda, self._forward, (scenario.noise, seed))
         epochs = Epochs(name, self.agenda, self.routes, scenario.build_s)
         agent = self.agents[name] = SimulatedAgent(node, epochs, scenario.graph.fingerprint, send)
-        agent.probe, agent.link = self._probe, self.link
+        agent.probe = self._probe
 
     def link(self, source: str, target: str) -> SimulatedLink | None:
         """The link between two nodes, made when it is first used; None where no channel joins their tiers."""
@@ -81,10 +81,12 @@ class Cluster:
         alone = hop[0] is Tier.DEVICE
         key = (first, channel.shared or hop, upstream) if alone else (source, target)
         late_s = self.scenario.trace_spread_s * self._numbers[first] if alone else 0.0
-        pipe = self._pipes.setdefault(key, Pipe(trace, self.scenario.lead_s - late_s))
+        pipe = self._pipes.get(key)
+        if pipe is None:
+            pipe = self._pipes[key] = Pipe(trace, self.scenario.lead_s - late_s)
         made = self._links[source, target] = SimulatedLink(source, target, pipe, channel.delay_s, Watch(source))
         if upstream:
-            self.agents[target].incoming[source] = made
+            made.back = self.link(target, source)
         return made
 
     @property
@@ -129,6 +131,7 @@ class Cluster:
                 raise PlanError(job.route.plan.label, f"no link leads from {node.name} to {target}")
             nbytes = hops[job.hop].sent_bytes
             job.hop += 1
+            self.agents[target].peers.expect(link)
             self.agenda.at(link.send(nbytes, now), self._arrive, link, job, nbytes)
         elif node.name == home:
             job.device.complete(job)
@@ -138,7 +141,7 @@ class Cluster:
     def _arrive(self, link: SimulatedLink, job: Job, nbytes: int) -> None:
         agent = self.agents[link.target]
         link.watch.finished(nbytes, self.agenda.now, probe=False)
-        agent.crossed(link.watch)
+        agent.crossed(link)
         if self.check_epochs and not agent.epochs.is_ready(job.route.plan):
             self.agenda.after(link.delay_s, job.device.lose, job.frame, job.attempt, "unknown-epoch")
             return
@@ -177,8 +180,9 @@ class Cluster:
     def _probe(self, source: str, target: str, nbytes: int) -> None:
         link = self.link(source, target)
         if link is not None:
+            self.agents[target].peers.expect(link)
             self.agenda.at(link.send(nbytes, self.agenda.now, PROBE_HEADER_BYTES), self._probed, link, nbytes)
 
     def _probed(self, link: SimulatedLink, nbytes: int) -> None:
         link.watch.finished(nbytes, self.agenda.now, probe=True)
-        self.agents[link.target].crossed(link.watch)
+        self.agents[link.target].crossed(link)

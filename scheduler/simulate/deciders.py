@@ -73,7 +73,7 @@ class SimulatedScheduler:
         self._cluster: Cluster | None = None
         planners: dict[str, Planner] = {name: make(name) for name in NAMES if name != "fixed"}
         settings = StreamSettings(scenario.objective, scenario.policy)
-        config = CoreConfig("simulated", model=scenario.graph.fingerprint, settings=settings)
+        config = CoreConfig("simulated", model=scenario.graph.fingerprint, settings=settings, links=scenario.joined)
         advisor = Insisting(PlannerAdvisor(SimulatedCatalogue(scenario), planners))
         self._core = SchedulerCore(advisor, config)
 

@@ -181,7 +181,7 @@ class SimulatedDevice:
 
     def _takes_detour(self) -> bool:
         """Whether the waiting frame is computed here alone, since nothing has come back for so long."""
-        if not self.ledger.has_room or not self._is_silent():
+        if not self._may_detour or not self.ledger.has_room or not self._is_silent():
             return False
         takes = self._flow.takes_detour(self.ledger, self._may_detour, self._agenda.now)
         return takes and not self._give_up_late_frames()
@@ -191,15 +191,20 @@ class SimulatedDevice:
         if not self._may_detour:
             return False
         now = self._agenda.now
-        due_s = self._flow.detour_s(self._entries(), now) if self._flow.may_be_silent(now) else now + SILENT_S
+        if not self._flow.may_be_silent(now):
+            self._watch_from(now + SILENT_S)
+            return False
+        due_s = self._flow.detour_s(self._entries(), now)
         if now < due_s < math.inf:
             self._watch_from(due_s)
         return due_s <= now
 
     def _doubles(self) -> bool:
         """Whether a frame that is on its way is computed here as well, since nothing comes back and no other can be."""
+        if not self._may_detour:
+            return False
         waits, now = self._waiting is not None, self._agenda.now
-        if not is_stalled(self.ledger, waits) or not self._may_detour:
+        if not is_stalled(self.ledger, waits):
             return False
         due_s = now + SILENT_S
         if self._flow.may_be_stuck(self.ledger, now):

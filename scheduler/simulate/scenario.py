@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -101,6 +102,12 @@ class Scenario:
     def names(self, tier: Tier) -> list[str]:
         """The nodes of a tier."""
         return [node_name(tier, number) for number in range(self.count(tier))]
+
+    @property
+    def joined(self) -> frozenset[tuple[str, str]]:
+        """The pairs of nodes that a channel joins; as in a replay, no others are probed."""
+        names = {tier: self.names(tier) for tier in Tier}
+        return frozenset(pair for a, b in self.channels for pair in itertools.product(names[a], names[b]))
 
     def alike(self, **changes: object) -> Scenario:
         """The same run with other fields."""

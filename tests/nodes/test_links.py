@@ -14,7 +14,7 @@ import zmq
 from nodes.agent import SchedulerAddress
 from nodes.cloud import CloudNode
 from nodes.edge import EdgeNode
-from nodes.links import MAX_PEERS, MAX_STRANGERS, LinkMeter
+from nodes.links import LinkMeter
 from nodes.node import Node, NodeSettings
 from nodes.sockets import SocketFactory
 from nodes.tile import TileNode
@@ -26,6 +26,7 @@ from scheduler.commands import ProbeOrder
 from scheduler.events import decode_report, encode, topic
 from scheduler.meter import StageMeter
 from scheduler.reports import MAX_CROSSINGS, MAX_STAGES, LinkReport, Report
+from scheduler.timing import MAX_PEERS, MAX_STRANGERS
 from tests.nodes.tiny import SPEC
 
 LIMIT_S = 30.0

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.frames.ledger import MAX_OPEN, Ledger
 from pipeline.plan import Link, Plan, Stage, Tier
-from scheduler.flow import (
-    PATIENCE,
-    RATE_FRAMES,
-    RESULT_TIMEOUT_S,
-    SCOUT_S,
-    SILENT_S,
-    CreditWindow,
-    Flow,
-    has_detour,
-    least_window,
-)
+from scheduler.flow import PATIENCE, RESULT_TIMEOUT_S, SCOUT_S, SILENT_S, Flow, has_detour
 from scheduler.meter import Series
+from scheduler.window import RATE_FRAMES, CreditWindow, least_window
 
 ALONE_S = 0.2
 
