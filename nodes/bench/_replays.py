@@ -54,10 +54,10 @@ class Replay:
         LocalRun(settings, Console(quiet=True)).run()
         return load_run(folder)
 
-    def simulated(self) -> RunRecord:
+    def simulated(self, seed: int = 0) -> RunRecord:
         """Simulate them."""
         options = SimulationOptions(
-            MODEL, self.policy, traces=self.traces, emulated=parse_speeds(SPEEDS), seconds=self.seconds
+            MODEL, self.policy, traces=self.traces, emulated=parse_speeds(SPEEDS), seconds=self.seconds, seed=seed
         )
         return simulate(build_scenario(options))
 
