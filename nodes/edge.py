@@ -8,7 +8,7 @@ from nodes.keys import Purpose
 from nodes.links import LinkMeter
 from nodes.node import ANY_PORT, Node, NodeSettings
 from nodes.tiles.coordinator import Coordinator
-from nodes.tiles.layout import Running
+from nodes.tiles.maker import Running
 from pipeline.model.spec import LoadedModel
 from pipeline.plan import Plan, Tier
 from pipeline.stage import StageProgram

@@ -240,6 +240,7 @@ class StageLoop:
             self._computed.put(done)
 
     def _compute_aside(self, work: Work, aside: Aside) -> None:
+        """A frame piece by piece, and one that waits, if there is one, between any two of them."""
         for number, piece in enumerate(aside.pieces):
             for other in self._unpacked.more(lambda each: True, lambda there: min(there, 1)) if number else ():
                 self._compute_next(other)
@@ -248,7 +249,7 @@ class StageLoop:
             begin = time.monotonic()
             try:
                 work.tensors = piece(work.tensors)
-            except (AnabranchError, RuntimeError) as error:
+            except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
                 self._fail(work.header, error)
                 return
             work.compute_s += time.monotonic() - begin

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -17,19 +17,19 @@ from nodes.inbox import Incoming, receive
 from nodes.keys import Purpose
 from nodes.node import Node, NodeSettings
 from nodes.outlet import Undeliverable
+from nodes.tiles.held import HeldChains, Made, Task
 from nodes.tiles.layout import tile_specs
 from nodes.tiles.post import RAW, pack_tile, try_codec, unpack_tile
 from pipeline.errors import AnabranchError, ModelMismatch, WireError
 from pipeline.frames.wire import Head, Hop, Message, Ping, Pong, Probe, Tile, TileDone, TileOrder, TileReady, TileTask
 from pipeline.model.function import inference
-from pipeline.model.graph import TensorSpec
 from pipeline.model.kept import Kept
 from pipeline.model.spec import LoadedModel
 from pipeline.packing import codec
 from pipeline.plan import in_chains
 from pipeline.tiling.execute import TiledStack
 from pipeline.tiling.regions import Interval, Region
-from pipeline.tiling.resident import Gets, Rows, Strips, given, given_rows, lacked, specs_of, taken
+from pipeline.tiling.resident import given, given_rows, lacked, specs_of
 from scheduler.patience import Source
 from scheduler.reports import Endpoints, QueueReport
 
@@ -41,55 +41,11 @@ MAX_ORDERS = 32
 MAX_STACKS = 64
 """Fused stacks that it keeps the programs of."""
 
-MAX_CHAINS = 16
-"""Chains begun and not ended, over all edge nodes, of each of which the strips that are of use still are held; the one
-used longest ago is forgotten first. A stage of an edge node has one at a time."""
-
 WARM_RUNS = 3
 """Of every tile of an order: the first finds its program unwritten, and of the others the faster one counts."""
 
 ARRIVALS = 16
 """Tiles received and not yet computed; an edge node has one per stack and worker under way."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One tile that can be computed at once."""
-
-    stack: TiledStack
-    region: Region
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    codec: str
-    gets: Gets | None = None
-    """Of a strip in a chain, the rows that come; None for the tile of a stack by itself."""
-    gives: Rows = ()
-    """Rows of each output that go back."""
-    chained: bool = False
-    """Whether it goes on with what is held of the task before."""
-    kept: frozenset[str] = frozenset()
-    """Tensors that later tasks of the chain need; none at its end."""
-
-
-@dataclass
-class Held:
-    """A chain of one frame, between two of its tasks."""
-
-    order: int
-    chain: int
-    next_task: int
-    strips: Strips = field(default_factory=Strips)
-    done: Task | None = None
-    """Its last task, whose maps are not yet among the strips."""
-    made: dict[str, Tensor] = field(default_factory=dict)
-
-    def settle(self) -> None:
-        """Put what the last task made to what is held, and let go of what no later one needs."""
-        if self.done is not None:
-            for name, tensor in self.made.items():
-                self.strips.put(self.done.stack, name, (self.done.region.rows,), tensor)
-            self.strips.keep(self.done.kept)
-            self.done, self.made = None, {}
 
 
 @dataclass(frozen=True)
@@ -112,6 +68,8 @@ class Answer:
     task: Task | None = None
     tensors: dict[str, Tensor] | None = None
     compute_s: float = 0.0
+    rest_s: float = 0.0
+    """Of the strip before, behind its answer."""
     endpoint: str = ""
     """Where to, if not to the edge node's inbox."""
     hop: Hop | None = None
@@ -126,8 +84,8 @@ class TileNode(Node):
         self._orders: OrderedDict[tuple[str, int], tuple[Task, ...]] = OrderedDict()
         captured, layout = model.captured, settings.layout
         self._stacks = Kept(MAX_STACKS, lambda start, end: TiledStack(captured, start, end, layout=layout))
-        self._chains: OrderedDict[tuple[str, str, int], Held] = OrderedDict()
-        """By edge node, stream and epoch; of the computing thread alone."""
+        self._chains = HeldChains(self._run)
+        """Of the computing thread alone."""
         self._lock = threading.Lock()
         self._arrived: Handoff[Asked] = Handoff(ARRIVALS)
         self._ordered: Handoff[TileOrder] = Handoff(MAX_ORDERS)
@@ -236,7 +194,7 @@ class TileNode(Node):
                 gives = given_rows(task.gives or (), region.rows)
                 specs = specs_of(stack, gets), specs_of(stack, given(stack, gives))
                 kept = frozenset[str]().union(*reads[number + 1 :])
-                found.append(Task(stack, region, *specs, order.codec, gets, gives, task.chained, kept))
+                found.append(Task(stack, region, *specs, order.codec, gets, gives, task.chained, kept, task.early))
         return tuple(found)
 
     def _tile(self, task: TileTask) -> tuple[TiledStack, Region]:
@@ -246,16 +204,18 @@ class TileNode(Node):
 
     def _warmed(self, task: Task) -> float:
         try_codec((*task.inputs, *task.outputs), task.codec)
-        zeros, found = task.stack.zeros(task.region), []
+        return sum(self._fastest_s(task.stack, region) for turn in task.turns for region in turn)
+
+    def _fastest_s(self, stack: TiledStack, region: Region) -> float:
+        zeros, found = stack.zeros(region), []
         for _ in range(WARM_RUNS):
             begin = time.monotonic()
-            self._run(task, zeros)
+            self._run(stack, region, zeros)
             found.append(time.monotonic() - begin)
         return min(found)
 
-    def _run(self, task: Task, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        key = task.stack.label, task.region
-        return self.speed.run(key, partial(task.stack.run_tile, task.region, inputs))
+    def _run(self, stack: TiledStack, region: Region, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.speed.run((stack.label, region), partial(stack.run_tile, region, inputs))
 
     # --- tiles
 
@@ -266,7 +226,7 @@ class TileNode(Node):
                     asked = self._arrived.get()
                     if asked is not None:
                         self._hand_over(self._computed(asked))
-                        self._settle(asked.header)
+                        self._chains.settle(asked.header, self._tasks_of(asked.header))
                 except Closed:
                     return
 
@@ -278,42 +238,17 @@ class TileNode(Node):
         task = tasks[header.task]
         try:
             tensors = unpack_tile(asked.message, task.inputs, task.codec)
-            begin = time.monotonic()
-            made = self._run(task, tensors) if task.gets is None else self._run_strip(header, task, tensors)
-            compute_s = time.monotonic() - begin
+            made = self._made(header, task, tensors)
+            return Answer(header.node, asked.message, asked, task, made.tensors, made.compute_s, made.rest_s)
         except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
             logger.warning("tile of %s refused: %s", header.node, error)
             return self._refusal(asked, (str(error).splitlines() or ["failed"])[0])
-        return Answer(header.node, asked.message, asked, task, made, compute_s)
 
-    def _run_strip(self, header: Tile, task: Task, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute a strip of a chain; keep what later ones need, and give the rows that others lack.
-
-        Raises:
-            WireError: the chain is not known, or was left at another task.
-        """
-        key, stack, gets = (header.node, header.stream, header.epoch), task.stack, task.gets or {}
-        held = self._chains.pop(key, None) if task.chained else Held(header.order, header.chain, header.task)
-        if held is None or (held.order, held.chain, held.next_task) != (header.order, header.chain, header.task):
-            raise WireError(f"tile {header.ticket}", "goes on with a chain that is not held")
-        held.settle()
-        for name, tensor in tensors.items():
-            held.strips.put(stack, name, gets[name], tensor)
-        held.made, held.done = self._run(task, held.strips.tile(stack, task.region)), task
-        held.next_task += 1
-        self._chains.pop(key, None)
-        if task.kept:
-            self._chains[key] = held
-            while len(self._chains) > MAX_CHAINS:
-                self._chains.popitem(last=False)
-        return taken(stack, held.made, task.region.rows, given(stack, task.gives))
-
-    def _settle(self, header: Tile) -> None:
-        """Put what a strip made to what is held, and make room for the next one: others do not wait for that."""
-        held, tasks = self._chains.get((header.node, header.stream, header.epoch)), self._tasks_of(header)
-        if held is not None and held.order == header.order and held.next_task < len(tasks):
-            held.settle()
-            held.strips.make_room(tasks[held.next_task].stack, tasks[held.next_task].region)
+    def _made(self, header: Tile, task: Task, tensors: dict[str, Tensor]) -> Made:
+        if task.gets is not None:
+            return self._chains.strip(header, task, tensors)
+        begin = time.monotonic()
+        return Made(self._run(task.stack, task.region, tensors), time.monotonic() - begin)
 
     def _tasks_of(self, header: Tile) -> tuple[Task, ...]:
         with self._lock:
@@ -375,11 +310,12 @@ class TileNode(Node):
         except AnabranchError as error:
             return self._refusal(asked, str(error))
         now = time.monotonic()
-        done = TileDone(self.name, asked.header.ticket, now - asked.received_s, answer.compute_s, tensors)
+        spent_s = now - asked.received_s
+        done = TileDone(self.name, asked.header.ticket, spent_s, answer.compute_s, tensors, rest_s=answer.rest_s)
         hop = Hop(
             self.name,
             queue_s=max(0.0, begin - asked.received_s - answer.compute_s),
-            compute_s=answer.compute_s,
+            compute_s=answer.compute_s + answer.rest_s,
             pack_s=now - begin,
             packed_bytes=sum(tensor.nbytes for tensor in tensors),
         )

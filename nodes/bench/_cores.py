@@ -26,6 +26,12 @@ def keep_to_core(number: int, process: int = 0) -> None:
         os.sched_setaffinity(process, {min(number, cores - 1)})
 
 
+def on_any_core(process: int) -> None:
+    """Let a process, which began on its parent's core, run on all of them."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process, range(os.cpu_count() or 1))
+
+
 @contextlib.contextmanager
 def on_core(number: int) -> Iterator[None]:
     """Keep the calling thread, and threads and processes that it starts, to one core meanwhile."""

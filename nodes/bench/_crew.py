@@ -16,13 +16,14 @@ import psutil
 import torch
 import zmq
 
-from nodes.bench._cores import keep_to_core, on_core
+from nodes.bench._cores import keep_to_core, on_any_core, on_core
 from nodes.emulation import EmulatedSpeed
 from nodes.launch import Family
 from nodes.outlet import Directory
 from nodes.sockets import SocketFactory
 from nodes.tiles.coordinator import Coordinator
-from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Running
+from nodes.tiles.layout import Conditions, Layout
+from nodes.tiles.maker import LayoutMaker, Running
 from nodes.tiles.roster import SAMPLES
 from nodes.tiles.stage import TiledStage
 from pipeline.errors import NodeError
@@ -33,6 +34,8 @@ from pipeline.plan import Link, Plan, Stage, Tier, TilePlan
 from pipeline.tiling.analysis import analysis_of
 from pipeline.tiling.fuse import waists_between
 from scheduler.reports import Endpoints
+from traces.link import Address, LinkSettings, ShaperConfig, ShaperProcess
+from traces.trace import Trace
 
 EDGE, STREAM = "edge-1", "bench"
 READY_S = 300.0
@@ -138,32 +141,60 @@ def convolutional_end(captured: CapturedModel) -> Cut:
     return tileable[-1]
 
 
+@dataclass(frozen=True)
+class Between:
+    """An emulated link from the edge node to each worker, and one like it back; without figures, this machine's own."""
+
+    rate_bps: float = 0.0
+    delay_s: float = 0.0
+    """One way."""
+
+    @contextlib.contextmanager
+    def to(self, endpoint: str) -> Iterator[str]:
+        """Where to send to, to reach an endpoint over such a link."""
+        if not self.rate_bps:
+            yield endpoint
+            return
+        trace, settings = Trace.constant(self.rate_bps), LinkSettings(delay_s=self.delay_s)
+        with ShaperProcess(ShaperConfig(trace, trace, Address.parse(endpoint), settings=settings)) as shaper:
+            on_any_core(shaper.pid)
+            yield f"tcp://{shaper.address}"
+
+
 @contextlib.contextmanager
-def site(spec: str, speeds: Sequence[float]) -> Iterator[Site]:
+def site(spec: str, speeds: Sequence[float], between: Between = Between()) -> Iterator[Site]:
     """Start an edge node here and a worker process for each further speed, each kept to a core while there are enough.
 
     Args:
         spec: the network.
         speeds: emulated fractions of this machine's speed, the edge node's own first.
+        between: the links between them.
     """
     model = load_model(spec)
     factory, directory = SocketFactory(zmq.Context()), Directory()
     coordinator = Coordinator(EDGE, model.captured, factory, directory)
     coordinator.speed = EmulatedSpeed(speeds[0])
     inbox, endpoint = factory.pull("tcp://127.0.0.1:*")
-    with on_core(0), tempfile.TemporaryDirectory() as logs, Family(Path(logs)) as family:
+    with (
+        contextlib.ExitStack() as links,
+        on_core(0),
+        tempfile.TemporaryDirectory() as logs,
+        Family(Path(logs)) as family,
+    ):
         coordinator.start(inbox)
         try:
             names = [f"tile-{number}" for number in range(1, len(speeds))]
             for number, (name, speed) in enumerate(zip(names, speeds[1:], strict=True), 1):
+                home = links.enter_context(between.to(endpoint))
                 child = family.start(name, [
-                    "tile", "--name", name, "--model", spec, "--peer", f"{EDGE}={endpoint}",
+                    "tile", "--name", name, "--model", spec, "--peer", f"{EDGE}={home}",
                     "--torch-threads", "1", "--emulate-speed", str(speed),
                 ])  # fmt: skip
                 keep_to_core(number, child.process.pid)
             for name in names:
                 family.wait_ready(family.children[name], READY_S)
-                directory.learn_peer(name, Endpoints(tiles=family.children[name].endpoints["tiles"]))
+                there = links.enter_context(between.to(family.children[name].endpoints["tiles"]))
+                directory.learn_peer(name, Endpoints(tiles=there))
             coordinator.roster.see(STREAM, names)
             _await_crew(coordinator, len(speeds))
             end = convolutional_end(model.captured)

@@ -7,19 +7,25 @@ ratios.
 
 Beside it stands what the machine allows: two untiled copies at once over one alone, and the two workers' tiles computed
 at once with nothing sent. What is lost between the rows is lost to the machine, to the halo, and to the transfers.
+
+With `mbps` and `delay_ms`, two workers are joined by emulated links instead, and our layout also stands there with
+every strip computed in one go: what it gains that the rows that others lack are computed, and cross, first.
 """
 
 from __future__ import annotations
 
+import secrets
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+import msgspec
 import torch
 
 from nodes.bench._ceiling import Job, bystanders, computing_s, jobs_of, together
-from nodes.bench._crew import TURN, Site, convolutional_end, interleaved, neighbours, ratio, site
+from nodes.bench._crew import TURN, Between, Site, convolutional_end, interleaved, neighbours, ratio, site
 from nodes.bench.report import Bar, BenchReport, Cell, tell
-from nodes.tiles.layout import Layout
+from nodes.tiles.layout import Layout, TiledStep
 from pipeline.errors import ConfigError, PlanError
 from pipeline.model.capture import CapturedModel
 from pipeline.model.spec import load_model
@@ -56,6 +62,8 @@ DEPTHS = (0.25, 0.5, 0.75, 1.0)
 UNEQUAL = (0.5, 0.25, 0.125)
 """Speeds of 1, 1/2 and 1/4, all at half of this machine's, so that three processes fit on two cores."""
 
+ONE_GO = "ours, strips in one go"
+
 LAYERS = "merge every layer (MoDNN)"
 
 RIVALS: dict[str, Callable[..., StackChoice]] = {
@@ -68,13 +76,21 @@ MIN_SPEED_UP = 1.7
 MAX_OVER_IDEAL = 1.1
 
 
-def run(networks: str = ",".join(MEASURED), tabled: str = ",".join(TABLED), rounds: int = ROUNDS) -> BenchReport:
+def run(
+    networks: str = ",".join(MEASURED),
+    tabled: str = ",".join(TABLED),
+    rounds: int = ROUNDS,
+    mbps: float = 0.0,
+    delay_ms: float = 0.0,
+) -> BenchReport:
     """Measure, and tabulate the halo.
 
     Args:
         networks: some of `SPECS`, by comma: those whose convolutional part is measured.
         tabled: likewise those of the halo table.
         rounds: turns of each layout that count.
+        mbps: of emulated links between two workers, each way; 0 measures over this machine's loopback.
+        delay_ms: of these links, one way.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -82,6 +98,10 @@ def run(networks: str = ",".join(MEASURED), tabled: str = ",".join(TABLED), roun
     bars: list[Bar] = []
     try:
         for spec in _specs(networks):
+            if mbps:
+                tell(f"{spec}: two workers behind links")
+                _apart(spec, rounds, Between(1e6 * mbps, 1e-3 * delay_ms), rows, bars)
+                continue
             tell(f"{spec}: two workers")
             _even(spec, rounds, rows, bars)
             tell(f"{spec}: unequal workers")
@@ -118,6 +138,37 @@ def _even(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]) 
         _report(f"{name}, 2 workers", ours, layouts, times, (rows, bars))
         rows.append(_meanwhile(f"{name}, 2 workers", others))
     bars.append(Bar(f"{name}: one worker / two", ratio(times["one worker"], times["ours"]), MIN_SPEED_UP, "min"))
+
+
+def _apart(spec: str, rounds: int, between: Between, rows: list[dict[str, Cell]], bars: list[Bar]) -> None:
+    """Two workers of this machine's full speed, joined by emulated links."""
+    with site(spec, (1.0, 1.0), between) as here:
+        label = f"{here.captured.graph.name}, {between.rate_bps / 1e6:g} Mbit/s, {between.delay_s * 1e3:g} ms"
+        ours = here.settle(rounds)
+        layouts = {"one worker": here.stage.maker.alone(ours.crew[0]), "ours": ours, **_rivals(here)}
+        layouts[ONE_GO] = here.prepare(in_one_go(ours))
+        times = interleaved(here, layouts, rounds)
+        _report(label, ours, layouts, times, (rows, bars))
+    if ours.early:
+        bars.append(Bar(f"{label}: {ONE_GO} / ours", ratio(times[ONE_GO], times["ours"]), 1.0, "min"))
+
+
+def in_one_go(layout: Layout) -> Layout:
+    """The same strips, none of them with its edges first."""
+    tasks = {
+        worker: tuple(msgspec.structs.replace(task, early=False) for task in own)
+        for worker, own in layout.tasks.items()
+    }
+    chains = {
+        number: replace(chain, links=tuple(map(_link_in_one_go, chain.links)))
+        for number, chain in layout.chains.items()
+    }
+    steps = tuple(_link_in_one_go(step) if isinstance(step, TiledStep) else step for step in layout.steps)
+    return replace(layout, order=secrets.randbits(60), tasks=tasks, steps=steps, chains=chains)
+
+
+def _link_in_one_go(link: TiledStep) -> TiledStep:
+    return replace(link, parts=tuple(replace(part, early=False) for part in link.parts))
 
 
 def _ceiling(spec: str, here: Site, layouts: Mapping[str, Layout], rounds: int) -> list[dict[str, Cell]]:

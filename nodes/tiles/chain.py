@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
 from nodes.tiles.layout import Chain, Part
 from nodes.tiles.post import Post, Request
 from pipeline.tiling.execute import TiledStack
-from pipeline.tiling.regions import Interval
+from pipeline.tiling.regions import Interval, Region
 from pipeline.tiling.resident import Gets, Strips, given
 
 Ask = Callable[[Part, dict[str, Tensor], int], Request]
 """Sends a part's inputs to its worker; the last argument is the chain's number."""
 
-Compute = Callable[[Part, TiledStack, dict[str, Tensor]], dict[str, Tensor]]
-"""Runs a tile on the edge node, and times it."""
+Compute = Callable[[Part, TiledStack, Region, dict[str, Tensor]], dict[str, Tensor]]
+"""Runs a tile of a part, or a piece of it, on the edge node, and times it."""
 
 
 class ChainRun:
@@ -69,10 +69,11 @@ class ChainRun:
         links = self._chain.links
         for number, link in enumerate(links):
             self._ask_for(number)
-            for part in link.parts:
-                if part.worker in self._here:
-                    self._take_own(number, part)
-            self._ask_for(number + 1)
+            here = [(part, self._turns(part)) for part in link.parts if part.worker in self._here]
+            for turn in range(2):
+                for part, turns in here:
+                    self._advance(number, part, turns[turn])
+                self._ask_for(number + 1)
             self._make_room(number + 1)
             for index, part in enumerate(link.parts):
                 if part.worker in self._here:
@@ -123,11 +124,16 @@ class ChainRun:
                 if part.worker in self._here:
                     self._strips.make_room(link.stack, part.region)
 
-    def _take_own(self, number: int, part: Part) -> None:
+    def _turns(self, part: Part) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
+        """Of strips whose worker is out there are programs for the whole alone."""
+        return part.turns if part.worker == self._post.name else ((part.region,), ())
+
+    def _advance(self, number: int, part: Part, regions: Sequence[Region]) -> None:
         stack = self._chain.links[number].stack
-        made = self._compute(part, stack, self._strips.tile(stack, part.region))
-        for name, tensor in made.items():
-            self._strips.put(stack, name, (part.region.rows,), tensor)
+        for region in regions:
+            made = self._compute(part, stack, region, self._strips.tile(stack, region))
+            for name, tensor in made.items():
+                self._strips.put(stack, name, (region.rows,), tensor)
 
     def _merged(self) -> dict[str, Tensor]:
         stack, found = self._chain.links[-1].stack, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 import threading
@@ -15,7 +16,8 @@ import zmq
 from nodes.emulation import EmulatedSpeed
 from nodes.outlet import Directory, Outlet
 from nodes.sockets import TILES_HWM, SocketFactory
-from nodes.tiles.layout import Conditions, Layout, LayoutMaker, Running, Step, TiledStep, WholeStep
+from nodes.tiles.layout import Conditions, Layout, Step, TiledStep, WholeStep
+from nodes.tiles.maker import LayoutMaker, Running
 from nodes.tiles.post import Post, try_codec
 from nodes.tiles.roster import Roster
 from nodes.tiles.stage import EdgeSite, TiledStage
@@ -241,9 +243,11 @@ class Coordinator:
             step.segment.warm(1)
             return
         for part in step.parts:
-            zeros = step.stack.zeros(part.region)
-            for _ in range(2 if part.worker == self.roster.own else 1):
-                self.speed.run((step.stack.label, part.region), partial(step.stack.run_tile, part.region, zeros))
+            is_own = part.worker == self.roster.own
+            for region in itertools.chain(*part.turns) if is_own else (part.region,):
+                zeros = step.stack.zeros(region)
+                for _ in range(2 if is_own else 1):
+                    self.speed.run((step.stack.label, region), partial(step.stack.run_tile, region, zeros))
 
     def _is_prepared(self, stage: TiledStage, layout: Layout, worker: str) -> bool:
         until_s = time.monotonic() + READY_TIMEOUT_S

@@ -128,11 +128,11 @@ class Request:
     codec: str
     tensors: dict[str, Tensor]
     begun_s: float
-    deadline_s: float = float("inf")
-    """Monotonic; the edge node computes the tile itself from then on."""
     outputs: dict[str, Tensor] | None = None
     compute_s: float = 0.0
     """What the worker took, once there are outputs."""
+    rest_s: float = 0.0
+    """What the rest of its strip before this one took it."""
     failed: bool = False
     abandoned: bool = False
     """Whether nobody waits any more, through no fault of the worker's."""
@@ -233,7 +233,7 @@ class Post:
         """The tile's outputs; None once its deadline has passed, or nothing will come."""
         ticket = request.header.ticket
         with self._changed:
-            left_s = max(0.0, request.deadline_s - time.monotonic())
+            left_s = max(0.0, request.begun_s + self._allowed_s(request) - time.monotonic())
             self._changed.wait_for(
                 lambda: request.outputs is not None or request.failed or self._stopping.is_set(), left_s
             )
@@ -246,6 +246,15 @@ class Post:
         self._roster.missed(request.part.worker, time.monotonic())
         self._on_news()
         return None
+
+    def _allowed_s(self, request: Request) -> float:
+        """Seconds from its beginning that a tile may take. They are asked for when it is waited for, not when it is
+        sent: most are there by then, and the sender has its own tile to compute."""
+        if request.outputs is not None:
+            return 0.0
+        part, roster = request.part, self._roster
+        local_s = part.work_s / roster.speed(roster.own)
+        return roster.deadline_s(part.worker, request.tile, part.predicted_s, local_s)
 
     def abandon(self, request: Request) -> None:
         """Wait no more for a tile that is of no use: its frame is computed another way."""
@@ -356,7 +365,7 @@ class Post:
             self._fail(request, "bad message")
             return
         with self._changed:
-            request.compute_s = header.compute_s
+            request.compute_s, request.rest_s = header.compute_s, header.rest_s
             request.outputs = outputs
             self._changed.notify_all()
         self._roster.done(header.node, _timing(request, header, message, received_s))

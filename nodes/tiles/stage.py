@@ -13,13 +13,15 @@ from torch import Tensor
 
 from nodes.emulation import EmulatedSpeed
 from nodes.tiles.chain import ChainRun
-from nodes.tiles.layout import Chain, Layout, LayoutMaker, Part, TiledStep, WholeStep
+from nodes.tiles.layout import Chain, Layout, Part, TiledStep, WholeStep
+from nodes.tiles.maker import LayoutMaker
 from nodes.tiles.post import Post, Request
 from nodes.tiles.roster import Roster
 from pipeline.frames.wire import Tile
 from pipeline.model.function import inference
 from pipeline.plan import Plan, TilePlan
 from pipeline.tiling.execute import TiledStack
+from pipeline.tiling.regions import Region
 
 WORSE = 1.05
 """A tiled frame that takes so many times what an untiled one does: the stage rests untiled for a while. Models may be
@@ -184,7 +186,7 @@ class TiledStage:
                 frozenset(workers.keys() - there),
                 self._post,
                 lambda part, rows, chain_number: self._request(layout, part, rows, chain_number),
-                lambda part, stack, tile: self._own(number, stack, part, tile, tally),
+                lambda part, stack, region, tile: self._own(number, stack, part, region, tile, tally),
             )
             made = run.run()
             for request in run.done:
@@ -207,38 +209,37 @@ class TiledStage:
         tiles: list[Mapping[str, Tensor]] = [{}] * len(step.parts)
         for tile, part in enumerate(step.parts):
             if tile not in requests:
-                tiles[tile] = self._own(number, stack, part, inputs[tile], tally)
+                tiles[tile] = self._own(number, stack, part, part.region, inputs[tile], tally)
         for tile, request in requests.items():
             outputs = self._post.collect(request)
             if outputs is not None:
                 self._enter(number, request, tally)
             else:
                 tally.is_whole = False
-            tiles[tile] = outputs or self._own(number, stack, request.part, inputs[tile], tally)
+            part = request.part
+            tiles[tile] = outputs or self._own(number, stack, part, part.region, inputs[tile], tally)
         return stack.complete(tensors, stack.merge(regions, tiles))
 
     def _request(self, layout: Layout, part: Part, tensors: dict[str, Tensor], chain: int = 0) -> Request:
-        now, ticket = time.monotonic(), self._post.ticket()
-        header = Tile(
-            self._roster.own, self.plan.stream, self.plan.epoch, layout.order, part.task, ticket, (), chain=chain
-        )
-        request = Request(part, header, self.tiles.codec, tensors, now)
+        name, plan, ticket = self._roster.own, self.plan, self._post.ticket()
+        header = Tile(name, plan.stream, plan.epoch, layout.order, part.task, ticket, (), chain=chain)
+        request = Request(part, header, self.tiles.codec, tensors, time.monotonic())
         self._post.request(request)
-        local_s = part.work_s / self._roster.speed(self._roster.own)
-        request.deadline_s = now + self._roster.deadline_s(part.worker, request.tile, part.predicted_s, local_s)
         return request
 
     def _own(
-        self, number: int, stack: TiledStack, part: Part, tensors: dict[str, Tensor], tally: Tally
+        self, number: int, stack: TiledStack, part: Part, region: Region, tensors: dict[str, Tensor], tally: Tally
     ) -> dict[str, Tensor]:
         begin = time.monotonic()
-        made = self._speed.run((stack.label, part.region), lambda: stack.run_tile(part.region, tensors))
-        tally.add(_step_of(number, part), self._roster.own, part.work_s, time.monotonic() - begin)
+        made = self._speed.run((stack.label, region), lambda: stack.run_tile(region, tensors))
+        work_s = part.work_s * region.rows.size / part.region.rows.size
+        tally.add(_step_of(number, part), self._roster.own, work_s, time.monotonic() - begin)
         return made
 
     def _enter(self, number: int, request: Request, tally: Tally) -> None:
-        part = request.part
-        tally.add(_step_of(number, part), part.worker, part.work_s, request.compute_s)
+        part, step = request.part, _step_of(number, request.part)
+        tally.add(step, part.worker, part.work_s, request.compute_s)
+        tally.add(step - 1, part.worker, 0.0, request.rest_s)
 
 
 def _step_of(number: int, part: Part) -> int:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from pipeline.errors import VersionMismatch, WireError
 from pipeline.model.graph import ITEM_BYTES, TensorSpec
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """Grows with every change that an older node could misread."""
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -111,6 +111,8 @@ class TileTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chained: bool = False
     """Whether it goes on with the chain of the task before: the worker kept that one's outputs, and what it was given,
     and gets only the rows that it lacks besides."""
+    early: bool = False
+    """Whether the rows that it gives are computed and sent first, and the rest of the strip behind that."""
 
 
 class TileOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="tile-order"):
@@ -166,6 +168,8 @@ class TileDone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     tensors: Annotated[tuple[TensorHeader, ...], Meta(max_length=64)] = ()
     refused: Annotated[str, Meta(max_length=512)] = ""
     """Why there is no output; the edge node computes the tile itself."""
+    rest_s: Seconds = 0.0
+    """What the rest of the chain's strip before this one took, behind that one's answer."""
 
 
 class DropNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="drop"):

@@ -28,6 +28,8 @@ PROGRAMS_KEPT = 8
 """Compiled tiles that a stack keeps; the one unused for longest goes first. A node computes one tile of a layout, and
 those of workers that have just left; each takes some 0.3 MiB."""
 
+REGIONS_KEPT = 64
+"""Regions of which is known what they need: those of all workers' strips, and of the pieces of the node's own."""
 
 _CPU = torch.device("cpu")
 
@@ -104,7 +106,7 @@ class TiledStack:
         found = {name: demanded[self.analysis.node(name)] for name in self.reads if self._is_needed(name, demanded)}
         with self._lock:
             self._needed[region] = found
-            while len(self._needed) > PROGRAMS_KEPT:
+            while len(self._needed) > REGIONS_KEPT:
                 self._needed.popitem(last=False)
         return found
 

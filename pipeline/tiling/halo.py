@@ -100,6 +100,7 @@ class StackCosts:
     """Height and width of the maps at the end."""
     heights: Ints
     """Of the maps of `bytes_in`; 1 where a tensor has no rows."""
+    blocks: int
 
     def halo(self, rows: Sequence[Interval], columns: Sequence[Interval]) -> float:
         """Work that the tiles of a grid do beyond the untiled stack's, as a share of that: 0.25 is a quarter more."""
@@ -182,6 +183,7 @@ class StackReach:
             self.bytes_out(start),
             (self.height, self.width),
             heights,
+            len(names),
         )
 
     def bytes_in(self, start: Cut) -> Terms:

@@ -65,6 +65,14 @@ def given_rows(edges: Sequence[tuple[int, int]], strip: Interval) -> Rows:
     return rows
 
 
+def in_turns(strip: Region, gives: Rows) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
+    """A strip in pieces: the rows that it gives, and the others."""
+    first, rest = (
+        tuple(Region(rows, strip.columns) for rows in pieces) for pieces in (gives, without(strip.rows, gives))
+    )
+    return first, rest
+
+
 def lacked(tiles: Sequence[tuple[TiledStack, Region]]) -> list[dict[str, Rows]]:
     """What somebody who computes these tiles of a chain, in this order, must be given for each of them.
 
@@ -266,16 +274,6 @@ class Strips:
             found.append(_narrow(stack, name, tensor, start - at.start, stop - start))
             start = stop
         return found
-
-
-def taken(stack: TiledStack, made: Mapping[str, Tensor], strip: Interval, rows: Gets) -> dict[str, Tensor]:
-    """Rows of a strip that was just made, in one tensor for each map, one below the other; views where they can be."""
-    return {
-        name: _stacked(
-            stack, name, [_narrow(stack, name, made[name], each.start - strip.start, each.size) for each in wanted]
-        )
-        for name, wanted in rows.items()
-    }
 
 
 def _stacked(stack: TiledStack, name: str, parts: Sequence[Tensor]) -> Tensor:

@@ -81,7 +81,10 @@ class Chains:
         time, rows = ChainTime(crew, costs), self.strips[last]
         self.first_s[first, last] = time.first_s(rows)
         if held := self.strips[first]:
-            self.next_s[first, last] = time.next_s(held, held[-1].stop, rows)
+            # Whichever link is before this one, the rows at its strips' edges come from the last step of it.
+            ends_there = (self._costs.costs(step, first) for step in reversed(range(first)))
+            before = next(each for each in ends_there if each is not None)
+            self.next_s[first, last] = time.exchange(held, before, rows).next_s
 
     def solve(self) -> None:
         """Find the shortest chain of at least two links between any two waists, and where its last link begins."""

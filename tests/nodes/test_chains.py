@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from nodes.node import NodeSettings
-from nodes.tile import MAX_CHAINS, Answer, Asked, TileNode
-from nodes.tiles.layout import Conditions, LayoutMaker, Part
-from nodes.tiles.layout import Running as Now
+from nodes.tile import Answer, Asked, TileNode
+from nodes.tiles.held import MAX_CHAINS
+from nodes.tiles.layout import Conditions, Part
+from nodes.tiles.maker import LayoutMaker
+from nodes.tiles.maker import Running as Now
 from nodes.tiles.post import pack_tile, unpack_tile
 from pipeline.frames.wire import Message, Tile, TileDone, TileOrder
 from pipeline.model.graph import INPUT
 from pipeline.model.segment import Segment
 from pipeline.model.spec import load_model
 from pipeline.plan import Tier, TilePlan, TileStack
+from pipeline.tiling.crew import Exchange
 from pipeline.tiling.measure import BlockTimes
 from pipeline.tiling.resident import Strips
 from tests.nodes.test_tiles import Tiled
@@ -172,10 +175,12 @@ def _forget(worker: TileNode) -> None:
     worker._hand_over = lose  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("harm", [_mute, _forget])
 def test_a_worker_lost_in_the_middle_of_a_chain_costs_no_frame(
-    deployment: Tiled, harm: Callable[[TileNode], None]
+    deployment: Tiled, harm: Callable[[TileNode], None], early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Exchange, "is_early", early)
     with deployment.scheduler() as address:
         workers = [deployment.worker(number, address) for number in (1, 2)]
         deployment.node(Tier.EDGE, address)

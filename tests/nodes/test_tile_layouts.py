@@ -8,10 +8,13 @@ import zmq
 from nodes.outlet import Directory
 from nodes.sockets import SocketFactory
 from nodes.tiles.coordinator import Coordinator
-from nodes.tiles.layout import LayoutMaker, Running
+from nodes.tiles.layout import Conditions
+from nodes.tiles.maker import LayoutMaker, Running
 from nodes.tiles.stage import JUDGED_FRAMES, TiledStage
+from nodes.tiles.wire import Wire
 from pipeline.model.spec import load_model
 from pipeline.plan import Link, Plan, Stage, Tier, TilePlan, TileStack
+from pipeline.tiling.measure import BlockTimes
 from scheduler.commands import Announcement
 from tests.nodes.tiny import SPEC
 
@@ -65,3 +68,23 @@ def test_stacks_of_a_planner_are_given_up_where_they_cost_time_and_those_of_a_us
         stage.record.add(True, 0.5 * untiled_s)
     assert not stage.loses(1.0)
     context.term()
+
+
+@pytest.mark.timeout(60)
+def test_edges_come_first_once_crossing_takes_longer_and_the_same_stacks_are_kept() -> None:
+    captured = load_model(SPEC).captured
+    tiles = TilePlan(
+        (TileStack("first", (0.5, 0.5)), TileStack("second", (0.5, 0.5), chained=True)), (EDGE,), open=True
+    )
+    start, end = captured.graph.cuts[0], captured.graph.cut("second")
+    maker = LayoutMaker(captured, start, end, tiles, Running())
+    maker.times = BlockTimes(dict.fromkeys(maker.times.block_s, 0.01), {})
+    crew = (EDGE, "tile-1")
+    near, far = (Conditions(crew, dict.fromkeys(crew, 1.0), Wire(1e11, fixed_s, fixed_s)) for fixed_s in (1e-5, 0.1))
+    here, there = maker.choose(near), maker.choose(far)
+    assert here.pieces == there.pieces
+    assert not here.early and there.early == {"first"}
+    assert [task.early for task in there.tasks["tile-1"]] == [True, False]
+    assert there.meetings == here.meetings - 1, "nobody waits for what crosses meanwhile"
+    assert maker.gains(there, here)
+    assert not maker.gains(there, there) and not maker.gains(here, here)

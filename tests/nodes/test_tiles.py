@@ -14,8 +14,9 @@ from nodes.agent import SchedulerAddress
 from nodes.edge import EdgeNode, beside, moved
 from nodes.node import NodeSettings
 from nodes.tile import TileNode
-from nodes.tiles.layout import Conditions, LayoutMaker
-from nodes.tiles.layout import Running as Now
+from nodes.tiles.layout import Conditions
+from nodes.tiles.maker import LayoutMaker
+from nodes.tiles.maker import Running as Now
 from nodes.tiles.stage import JUDGED_FRAMES, Record
 from nodes.tiles.wire import Wire
 from pipeline.errors import PlanError

@@ -16,7 +16,7 @@ from pipeline.model.graph import INPUT, OUTPUT
 from pipeline.model.layouts import Layout
 from pipeline.plan import TilePlan, in_chains
 from pipeline.tiling.analysis import analysis_of, demand
-from pipeline.tiling.crew import Crew, stack_time
+from pipeline.tiling.crew import ChainTime, Crew, Exchange, stack_time
 from pipeline.tiling.execute import TiledStack
 from pipeline.tiling.fuse import (
     SpanCosts,
@@ -179,6 +179,28 @@ def test_strips_stay_where_that_is_cheaper_than_a_merge() -> None:
         assert not piece.stack.chained or len(before.stack.rows) == len(piece.stack.rows) > 1
     slow = dataclasses.replace(fast, latency_s=1.0)
     assert not choose_stacks(mixed(), graph.cuts[0], graph.cuts[-1], slow).stacks
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_rows_at_the_edges_come_first_where_crossing_takes_longer_than_that(count: int) -> None:
+    graph = mixed().graph
+    costs = SpanCosts(mixed(), graph.cut("stem.3"), graph.cut("narrow"), crew(*[1.0] * count, goodput_bps=1e12))
+    middle = next(number for number, cut in enumerate(costs.cuts) if cut.name == "wide")
+    before, after = costs.costs(middle - 1, middle), costs.costs(middle, middle + 1)
+    assert before is not None and after is not None
+    strips = boundaries(equal_shares(count), before.size[0])
+
+    def exchange(latency_s: float, again_s: float = costs.crew.again_s) -> Exchange:
+        far = dataclasses.replace(costs.crew, latency_s=latency_s, again_s=again_s)
+        return ChainTime(far, after).exchange(strips, before, strips)
+
+    prompt, far = exchange(latency_s=0.0), exchange(latency_s=1.0)
+    assert far.is_early and far.next_s == pytest.approx(far.work_s + far.split_s), "no waiting, but a row by itself"
+    assert far.split_s == pytest.approx(prompt.split_s) and far.waiting_s > prompt.waiting_s + 0.99
+    assert not exchange(latency_s=1.0, again_s=10.0).is_early
+    single = boundaries(equal_shares(before.size[0]), before.size[0])
+    alone = ChainTime(dataclasses.replace(costs.crew, latency_s=1.0), after).exchange(single, before, single)
+    assert not alone.is_early, "of strips of one row nothing is left to compute meanwhile"
 
 
 def covered(choice: StackChoice) -> list[str]:

@@ -112,8 +112,10 @@ def test_sampled_stacks_of_an_inception_network() -> None:
     assert max(error_of(captured, pair, known, layout, n) for n, pair in enumerate(picked)) < BOUND
 
 
-def chosen_runs(captured: CapturedModel, layout: Layout, speeds: tuple[float, ...], x: Tensor) -> list[Tensor]:
-    """The network's outputs with the stacks and chains that the system chooses."""
+def chosen_runs(
+    captured: CapturedModel, layout: Layout, speeds: tuple[float, ...], x: Tensor, early: bool
+) -> list[Tensor]:
+    """The network's outputs with the stacks and chains that the system chooses, the edges of strips first or not."""
     cuts = captured.graph.cuts
     seconds = {block.name: block.flops * 2e-11 + 1e-5 for block in captured.graph.blocks}
     choice, tensors = choose_stacks(captured, cuts[0], cuts[-1], Crew(speeds, seconds)), {INPUT: x}
@@ -127,7 +129,7 @@ def chosen_runs(captured: CapturedModel, layout: Layout, speeds: tuple[float, ..
         rows = [stack.regions(piece.stack.rows, (1.0,)) for stack, piece in zip(chain, group, strict=True)]
         owners = [str(seat) for seat in seats(len(rows[0]), len(speeds))]
         strips = [list(zip(each, owners, strict=True)) for each in rows]
-        tensors, crossed = run_chain(chain, seats_of(chain, strips, end), end, tensors, ahead=True)
+        tensors, crossed = run_chain(chain, seats_of(chain, strips, end), end, tensors, True, early)
         log.info("%s, %s: a chain of %d, %d rows crossed", captured.graph.name, speeds, len(chain), crossed)
     return list(tensors.values())
 
@@ -163,11 +165,12 @@ def test_the_top_1_is_the_same(name: str) -> None:
     captured = network(name, SIZES[name])
     layout, cuts = fastest_layout(captured, torch.device("cpu")), captured.graph.cuts
     whole = Segment(captured, cuts[0], cuts[-1], layout=layout)
-    for seed, speeds in itertools.product(range(3), [(1.0, 1.0), (1.0, 0.5, 0.25), (1.0, 1.0, 1.0, 1.0)]):
+    crews = [(1.0, 1.0), (1.0, 0.5, 0.25), (1.0, 1.0, 1.0, 1.0)]
+    for seed, speeds, early in itertools.product(range(3), crews, (False, True)):
         x = torch.rand(captured.example.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         expected = list(whole.run({INPUT: x}).values())
-        found = chosen_runs(captured, layout, speeds, x)
+        found = chosen_runs(captured, layout, speeds, x, early)
         assert [int(t.argmax()) for t in found] == [int(t.argmax()) for t in expected]
         worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
-        log.info("%s, %s, picture %d: worst %.1e", name, speeds, seed, worst)
+        log.info("%s, %s, edges first %s, picture %d: worst %.1e", name, speeds, early, seed, worst)
         assert worst < BOUND

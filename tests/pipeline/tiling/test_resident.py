@@ -22,6 +22,7 @@ from pipeline.tiling.resident import (
     Seat,
     Strips,
     given_rows,
+    in_turns,
     joined,
     lacked,
     seats_of,
@@ -62,11 +63,17 @@ def chains(draw: st.DrawFn) -> tuple[list[Cut], list[tuple[float, ...]], list[li
 
 
 def run(
-    stacks: list[TiledStack], seats: tuple[tuple[Seat, ...], ...], end: Cut, inputs: dict[str, Tensor], ahead: bool
+    stacks: list[TiledStack],
+    seats: tuple[tuple[Seat, ...], ...],
+    end: Cut,
+    inputs: dict[str, Tensor],
+    ahead: bool,
+    early: bool,
 ) -> tuple[dict[str, Tensor], int]:
     """A chain between several holders, "0" being the edge node; its outputs, and the rows that crossed.
 
-    With `ahead`, room is made for what a strip needs before all of it is there.
+    With `ahead`, room is made for what a strip needs before all of it is there; with `early`, the rows that a strip
+    gives are computed by themselves, and given before the others are computed.
     """
     held: dict[str, Strips] = {}
     edge, crossed = held.setdefault("0", Strips()), 0
@@ -78,7 +85,6 @@ def run(
     for name, tensor in inputs.items():
         edge.put(stacks[0], name, (Interval(0, height(name)),), tensor)
     for stack, row in zip(stacks, seats, strict=True):
-        made = {}
         for seat in row:
             if ahead and seat.owner in held:
                 held[seat.owner].make_room(stack, seat.region)
@@ -90,15 +96,16 @@ def run(
                 if own is not edge:
                     crossed += sum(each.size for each in rows)
                     own.put(stack, name, rows, sent)
-            made[seat.region] = stack.run_tile(seat.region, own.tile(stack, seat.region))
-        for seat in row:
-            out = Strips()
-            for name, tensor in made[seat.region].items():
-                for strips in (held[seat.owner], out):
-                    strips.put(stack, name, (seat.region.rows,), tensor)
-            for name, rows in given_back(stack, seat.gives).items():
-                if seat.owner != "0":
-                    edge.put(stack, name, rows, out.rows(stack, name, rows))
+        turns = [in_turns(seat.region, seat.gives) if early else ((seat.region,), ()) for seat in row]
+        for turn in range(2):
+            for seat, regions in zip(row, turns, strict=True):
+                own = held[seat.owner]
+                for region in regions[turn]:
+                    for name, tensor in stack.run_tile(region, own.tile(stack, region)).items():
+                        own.put(stack, name, (region.rows,), tensor)
+                if turn == 0 and own is not edge:
+                    for name, rows in given_back(stack, seat.gives).items():
+                        edge.put(stack, name, rows, own.rows(stack, name, rows))
     last = stacks[-1]
     found = {
         name: inputs[name] if name in inputs else edge.rows(last, name, (Interval(0, height(name)),))
@@ -108,9 +115,9 @@ def run(
 
 
 @settings(deadline=None, max_examples=60)
-@given(chains(), st.sampled_from(LAYOUTS), st.booleans())
+@given(chains(), st.sampled_from(LAYOUTS), st.booleans(), st.booleans())
 def test_any_chain_equals_the_segment(
-    chain: tuple[list[Cut], list[tuple[float, ...]], list[list[int]]], layout: Layout, ahead: bool
+    chain: tuple[list[Cut], list[tuple[float, ...]], list[list[int]]], layout: Layout, ahead: bool, early: bool
 ) -> None:
     cuts, split, owners = chain
     stacks = [TiledStack(mixed(), a, b, layout=layout) for a, b in itertools.pairwise(cuts)]
@@ -120,7 +127,7 @@ def test_any_chain_equals_the_segment(
     ]
     inputs = tensors_at(cuts[0])
     seats = seats_of(stacks, strips, cuts[-1])
-    found, _ = run(stacks, seats, cuts[-1], inputs, ahead)
+    found, _ = run(stacks, seats, cuts[-1], inputs, ahead, early)
     assert worst(found, Segment(mixed(), cuts[0], cuts[-1], layout=layout).run(inputs)) < 1e-5
     for row in seats:
         assert joined(seat.region.rows for seat in row) == (Interval(0, row[-1].region.rows.stop),)
@@ -170,3 +177,16 @@ def test_sets_of_rows(one: Interval, others: list[Interval]) -> None:
 def test_rows_that_a_strip_cannot_give_are_refused(edges: list[tuple[int, int]]) -> None:
     with pytest.raises(PlanError):
         given_rows(edges, boundaries((0.1, 0.9), 10)[1])
+
+
+@given(st.integers(0, 20), st.integers(1, 20), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=4))
+def test_turns_are_the_rows_that_are_given_and_then_the_others(
+    start: int, size: int, asked: list[tuple[int, int]]
+) -> None:
+    strip = Region(Interval(start, start + size), Interval(0, 7))
+    gives = within(joined(Interval(first, first + count) for first, count in asked), strip.rows)
+    first, rest = in_turns(strip, gives)
+    assert tuple(each.rows for each in first) == gives
+    rows = [row for each in (*first, *rest) for row in range(each.rows.start, each.rows.stop)]
+    assert sorted(rows) == list(range(start, start + size)), "each row once"
+    assert all(each.columns == strip.columns for each in (*first, *rest))
