@@ -17,11 +17,12 @@ from scheduler.reports import MAX_CROSSINGS, Crossing, LinkReport
 OFFSET_WINDOW_S = 60.0
 """Clocks of two machines drift apart by some tens of parts in a million: 60 s are a few milliseconds."""
 
-MAX_PEERS = 248
+MAX_PEERS = 224
 """Links from nodes that this one knows that it keeps figures of; the one heard of longest ago is forgotten first."""
 
-MAX_STRANGERS = 8
-"""The same for peers that no plan has named yet: who makes names up pushes out no link of a stream."""
+MAX_STRANGERS = 32
+"""The same for peers that no plan has named yet: who makes names up pushes out no link of a stream, and as many cameras
+may begin at once and have their first probes told of."""
 
 JUMP_RATIO = 1.15
 """A node reports at once when its own estimate of a link differs from the scheduler's by this factor."""

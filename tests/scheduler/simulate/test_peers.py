@@ -38,7 +38,7 @@ def test_named_peers_are_not_pushed_out_by_strangers() -> None:
     peers.learn([each.source for each in links[:MAX_PEERS]])
     for each in links:
         peers.heard(each)
-    assert names(peers) == {*range(MAX_PEERS), *range(MAX_PEERS + 52, MAX_PEERS + 60)}
+    assert names(peers) == {*range(MAX_PEERS), *range(MAX_PEERS + 60 - MAX_STRANGERS, MAX_PEERS + 60)}
     peers.learn([links[-1].source])
-    assert names(peers) == {*range(1, MAX_PEERS), *range(MAX_PEERS + 52, MAX_PEERS + 60)}
+    assert names(peers) == {*range(1, MAX_PEERS), *range(MAX_PEERS + 60 - MAX_STRANGERS, MAX_PEERS + 60)}
     assert len(peers.links) == MAX_PEERS + MAX_STRANGERS - 1
