@@ -135,8 +135,8 @@ class LayoutMaker:
         """Of each link of a chain with the next one."""
         links = [(self._costs.of(*piece[:2]), self._rows_of(piece)) for piece in group]
         return [
-            ChainTime(model, after).exchange(held, before, strips)
-            for (before, held), (after, strips) in itertools.pairwise(links)
+            ChainTime(model, after).exchange(held, rows, ChainTime(model, before).split_s(held))
+            for (before, held), (after, rows) in itertools.pairwise(links)
         ]
 
     def _rows_of(self, piece: Placed) -> tuple[Interval, ...]:

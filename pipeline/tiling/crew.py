@@ -156,19 +156,19 @@ class ChainTime:
             done_s.append(ready_s + work_s[tile])
         return float(max(done_s)) + self.crew.meeting_s
 
-    def exchange(self, held: Sequence[Interval], before: StackCosts, rows: Sequence[Interval]) -> Exchange:
+    def exchange(self, held: Sequence[Interval], rows: Sequence[Interval], split_s: float) -> Exchange:
         """From the strips of the stack before until every worker has the next one.
 
         Args:
             held: strips of the stack before, as many as there are of this one.
-            before: what that stack costs.
             rows: strips of this stack.
+            split_s: of those before, see there.
         """
         crew, terms = self.crew, self.costs.bytes_in
         weight = terms.weight * terms.columns.sizes([self._across])[:, 0]
         first = terms.rows.first[:, [part.start for part in rows]]
         stop = terms.rows.last[:, [part.stop - 1 for part in rows]] + 1
-        scale = self.costs.heights[:, None] / before.size[0]
+        scale = self.costs.heights[:, None] / held[-1].stop
         above = np.maximum(np.rint(scale * [part.start for part in held]) - first, 0)
         below = np.maximum(stop - np.rint(scale * [part.stop for part in held]), 0)
         lacked = weight @ np.minimum(above + below, stop - first)
@@ -179,27 +179,24 @@ class ChainTime:
         hops = 2 if relayed.any() else 1
         crossing_s = crossing * 8 / crew.goodput_bps + hops * crew.latency_s + (len(rows) - 1) * crew.message_s
         copied_s = weight @ (stop - first) / crew.copy_bytes_s
-        return Exchange(
-            float((self.work_s(rows) + copied_s).max()),
-            float(crossing_s) + crew.meeting_s,
-            float((self._split_s(held, before) / self._speeds(rows)).max()),
-        )
+        return Exchange(float((self.work_s(rows) + copied_s).max()), float(crossing_s) + crew.meeting_s, split_s)
 
-    def _split_s(self, held: Sequence[Interval], before: StackCosts) -> Floats:
-        """What each strip of the stack before takes more, on a node of speed 1, if the rows at its edges are computed
-        by themselves: every block is started and its weights are read once more, and the halo between the pieces is
-        computed twice. A strip of which nothing would be left is not split."""
-        height, across = before.size[0], [Interval(0, before.size[1])]
-        piece_s, found = self.crew.again_s * before.blocks + before.fixed_s, []
-        for strip in held:
-            edges = [strip.start + 1] * (strip.start > 0) + [strip.stop - 1] * (strip.stop < height)
-            if len(edges) >= strip.size:
-                found.append(np.inf)
-                continue
-            pieces = [Interval(*each) for each in itertools.pairwise([strip.start, *edges, strip.stop])]
-            seam_s = before.seconds.of(pieces, across).sum() - before.seconds.of([strip], across).sum()
-            found.append(float(seam_s) + piece_s * len(edges))
-        return np.array(found)
+    def split_s(self, rows: Sequence[Interval]) -> float:
+        """What the slowest strip takes more if the rows at its edges are computed by themselves.
+
+        Every block is started and its weights are read once more, and the halo between the pieces is computed twice.
+        Infinite where nothing would be left of a strip.
+        """
+        costs, height = self.costs, self.costs.size[0]
+        edges = [[part.start + 1] * (part.start > 0) + [part.stop - 1] * (part.stop < height) for part in rows]
+        if any(len(cut) >= part.size for cut, part in zip(edges, rows, strict=True)):
+            return np.inf
+        cuts = sorted({0, height, *(at for cut in edges for at in cut), *(part.stop for part in rows)})
+        pieces_s = costs.seconds.of([Interval(*each) for each in itertools.pairwise(cuts)], [self._across])[:, 0]
+        starts = np.searchsorted(cuts, [part.start for part in rows])
+        seams_s = np.add.reduceat(pieces_s, starts) - costs.seconds.of(rows, [self._across])[:, 0]
+        again_s = (self.crew.again_s * costs.blocks + costs.fixed_s) * np.array([len(cut) for cut in edges])
+        return float(((seams_s + again_s) / self._speeds(rows)).max())
 
     def last_s(self, rows: Sequence[Interval], nbytes: float) -> float:
         """From the strips of the last stack to merged maps of `nbytes` on the edge node."""

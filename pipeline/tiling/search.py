@@ -67,6 +67,8 @@ class Chains:
         """As a link behind others."""
         self.last_s = np.full(count, np.inf)
         """Merging the maps at a waist."""
+        self._split_s = [np.inf] * count
+        """Edges first at a waist: of the shallowest stack that ends there, which whichever link it is ends with."""
         self.best_s, self.back = self.first_s, np.full((count, count), -1, dtype=np.int64)
 
     def add(self, first: int, last: int, costs: StackCosts) -> None:
@@ -78,13 +80,11 @@ class Chains:
         if not self.strips[last]:
             self.strips[last] = self._resident.at(end, height, self._workers)
             self.last_s[last] = ChainTime(crew, costs).last_s(self.strips[last], map_bytes(self._costs.captured, end))
+            self._split_s[last] = ChainTime(crew, costs).split_s(self.strips[last])
         time, rows = ChainTime(crew, costs), self.strips[last]
         self.first_s[first, last] = time.first_s(rows)
         if held := self.strips[first]:
-            # Whichever link is before this one, the rows at its strips' edges come from the last step of it.
-            ends_there = (self._costs.costs(step, first) for step in reversed(range(first)))
-            before = next(each for each in ends_there if each is not None)
-            self.next_s[first, last] = time.exchange(held, before, rows).next_s
+            self.next_s[first, last] = time.exchange(held, rows, self._split_s[first]).next_s
 
     def solve(self) -> None:
         """Find the shortest chain of at least two links between any two waists, and where its last link begins."""

@@ -192,15 +192,14 @@ def test_rows_at_the_edges_come_first_where_crossing_takes_longer_than_that(coun
 
     def exchange(latency_s: float, again_s: float = costs.crew.again_s) -> Exchange:
         far = dataclasses.replace(costs.crew, latency_s=latency_s, again_s=again_s)
-        return ChainTime(far, after).exchange(strips, before, strips)
+        return ChainTime(far, after).exchange(strips, strips, ChainTime(far, before).split_s(strips))
 
     prompt, far = exchange(latency_s=0.0), exchange(latency_s=1.0)
     assert far.is_early and far.next_s == pytest.approx(far.work_s + far.split_s), "no waiting, but a row by itself"
     assert far.split_s == pytest.approx(prompt.split_s) and far.waiting_s > prompt.waiting_s + 0.99
     assert not exchange(latency_s=1.0, again_s=10.0).is_early
     single = boundaries(equal_shares(before.size[0]), before.size[0])
-    alone = ChainTime(dataclasses.replace(costs.crew, latency_s=1.0), after).exchange(single, before, single)
-    assert not alone.is_early, "of strips of one row nothing is left to compute meanwhile"
+    assert ChainTime(costs.crew, before).split_s(single) == np.inf, "of strips of one row nothing is left"
 
 
 def covered(choice: StackChoice) -> list[str]:
