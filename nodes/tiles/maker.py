@@ -177,7 +177,7 @@ class LayoutMaker:
         orders = {name: tuple(each) for name, each in tasks.items() if each}
         found = Layout(secrets.randbits(60), conditions, tuple(steps), pieces, orders, chains)
         computing_s = found.ideal_s(conditions.speeds) + found.meetings * conditions.wire.meeting_s
-        return replace(found, crossing_s=self.seconds(conditions, pieces) - computing_s if found.merges else 0.0)
+        return replace(found, crossing_s=float(self.seconds(conditions, pieces) - computing_s) if found.merges else 0.0)
 
     def _step(
         self, conditions: Conditions, tasks: dict[str, list[TileTask]], start: Cut, end: Cut, shares: TileStack

@@ -108,7 +108,7 @@ def stack_time(costs: StackCosts, crew: Crew, rows: Sequence[Interval], columns:
             at_s = back_s + crew.latency_s
         worker_s[worker] = max(worker_s[worker], at_s)
     merge_s = float(bytes_out.sum()) / crew.copy_bytes_s
-    return StackTime(max(worker_s) + merge_s + 2 * crew.meeting_s, tuple(worker_s), merge_s)
+    return StackTime(float(max(worker_s) + merge_s + 2 * crew.meeting_s), tuple(worker_s), merge_s)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Exchange:
     @property
     def is_early(self) -> bool:
         """Whether these rows had better be computed first."""
-        return self.split_s < self.waiting_s
+        return bool(self.split_s < self.waiting_s)
 
     @property
     def next_s(self) -> float:
@@ -179,7 +179,7 @@ class ChainTime:
         hops = 2 if relayed.any() else 1
         crossing_s = crossing * 8 / crew.goodput_bps + hops * crew.latency_s + (len(rows) - 1) * crew.message_s
         copied_s = weight @ (stop - first) / crew.copy_bytes_s
-        return Exchange(float((self.work_s(rows) + copied_s).max()), float(crossing_s) + crew.meeting_s, split_s)
+        return Exchange(float((self.work_s(rows) + copied_s).max()), float(crossing_s + crew.meeting_s), split_s)
 
     def split_s(self, rows: Sequence[Interval]) -> float:
         """What the slowest strip takes more if the rows at its edges are computed by themselves.

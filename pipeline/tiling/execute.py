@@ -28,7 +28,7 @@ PROGRAMS_KEPT = 8
 """Compiled tiles that a stack keeps; the one unused for longest goes first. A node computes one tile of a layout, and
 those of workers that have just left; each takes some 0.3 MiB."""
 
-REGIONS_KEPT = 64
+REGIONS_KEPT = 2 * PROGRAMS_KEPT
 """Regions of which is known what they need: those of all workers' strips, and of the pieces of the node's own."""
 
 _CPU = torch.device("cpu")

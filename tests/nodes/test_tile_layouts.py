@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import zmq
 
@@ -12,6 +15,7 @@ from nodes.tiles.layout import Conditions
 from nodes.tiles.maker import LayoutMaker, Running
 from nodes.tiles.stage import JUDGED_FRAMES, TiledStage
 from nodes.tiles.wire import Wire
+from pipeline.frames.wire import Message, TileOrder, decode, encode
 from pipeline.model.spec import load_model
 from pipeline.plan import Link, Plan, Stage, Tier, TilePlan, TileStack
 from pipeline.tiling.measure import BlockTimes
@@ -86,5 +90,8 @@ def test_edges_come_first_once_crossing_takes_longer_and_the_same_stacks_are_kep
     assert not here.early and there.early == {"first"}
     assert [task.early for task in there.tasks["tile-1"]] == [True, False]
     assert there.meetings == here.meetings - 1, "nobody waits for what crosses meanwhile"
+    measured = replace(far, wire=Wire(1e11, 0.1, np.float64(0.1)))  # as a median of numpy's numbers is
+    order = TileOrder(EDGE, "model", 1, "fp32", maker.choose(measured).tasks["tile-1"])
+    assert decode(encode(Message(order))).header == order, "what numpy says goes over the wire as well"
     assert maker.gains(there, here)
     assert not maker.gains(there, there) and not maker.gains(here, here)
