@@ -52,9 +52,10 @@ def receive(
     """Hand every good message to `take`, until `stopping` is set or `take` raises `Closed`; then close the socket."""
     heard = set[Source]()
     with socket:
+        socket.setsockopt(zmq.RCVTIMEO, POLL_MS)
         unread = Unread(bound_port(socket), MAX_UNREAD_BYTES, MAX_UNREAD_IN_ALL)
         while not stopping.is_set():
-            incoming = _next(socket, links, heard) if socket.poll(POLL_MS) else None
+            incoming = _next(socket, links, heard)
             if incoming is not None:
                 try:
                     take(incoming)
@@ -66,7 +67,10 @@ def receive(
 
 
 def _next(socket: zmq.Socket[bytes], links: LinkMeter, heard: set[Source]) -> Incoming | None:
-    parts = socket.recv_multipart(copy=False)
+    try:
+        parts = socket.recv_multipart(copy=False)
+    except zmq.Again:
+        return None
     received_s = time.monotonic()
     source = source_of(parts[0])
     if source is not None:

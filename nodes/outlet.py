@@ -31,7 +31,7 @@ PROBE_AHEAD_S = 0.002
 """A probe's head goes out so long before it: sent together they share a packet, and a third of a probe of 4 KiB would
 seem to take no time. Frames are larger, and are not held up for it."""
 
-HEAD_PAUSE_S = 0.1
+HEAD_PAUSE_S = 0.25
 """Of tiles and their outputs to one peer only one in so long has a head before it: they are many, a link is measured as
 well by some of them, and a worker waits for what comes behind a head."""
 

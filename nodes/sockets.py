@@ -43,6 +43,10 @@ its inbox was full (libzmq issues 3937, 4364, 4841)."""
 RETRY_S = 2.0
 """A peer that refused this node's key is tried again, with a new socket, after so long: libzmq gives up for good."""
 
+COPIED_BYTES = 1 << 19
+"""Buffers up to this size are copied when they are sent. Of those that are not, a Python thread of pyzmq's is woken to
+let go of each, which takes as long, and the interpreter from whoever computes."""
+
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "inproc://", "ipc://")
 """Addresses that a node without keys may bind."""
 
@@ -79,6 +83,7 @@ class SocketFactory:
         socket = self._socket(zmq.PUSH, queue, MAX_HEADER_BYTES)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.SNDTIMEO, send_timeout_ms)
+        socket.copy_threshold = COPIED_BYTES
         return self._connect(socket, endpoint, node)
 
     def publisher(self, endpoint: str, *, bind: bool) -> tuple[zmq.Socket[bytes], str]:
