@@ -13,11 +13,13 @@ from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import ModelGraph
 from pipeline.model.spec import load_model
 from pipeline.plan import Plan, Tier
+from scheduler.foresight import ORACLE
 from scheduler.handmade import plan_of
 from scheduler.objective import Objective
 from scheduler.packing import arithmetic, measured
 from scheduler.problem import Hop
 from scheduler.profile import load as load_profile
+from scheduler.simulate import first_plan_s
 from scheduler.simulate.figures import Machine, assumed_packing
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import DELAYS_S, Channel, Scenario, node_name
@@ -33,6 +35,10 @@ and passes every byte on between two threads (measured: 6 ms over four relays, i
 
 STEP_S = 0.0002
 """What a hand-over between two threads of a live node takes, with headers and the sleep of emulated nodes."""
+
+SOURCE_S = 0.01
+"""From a live device's first plan to its first frame (measured: 14 to 21 ms behind the commit, two control messages
+included)."""
 
 WORKER_GAIN = 0.8
 """By which each tile worker makes the edge faster: halos and hand-overs cost the rest."""
@@ -88,7 +94,7 @@ def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) 
         graph, captured = loaded.graph, loaded if options.emulated else None
     channels = {hop: each for hop, each in _channels(options).items() if set(hop) <= set(options.tiers)}
     tiers = [tier for tier in Tier if any(tier in hop for hop in channels)] or [Tier.DEVICE]
-    return Scenario(
+    made = Scenario(
         graph=graph,
         # As in a live run, or, for imagined machines, assumed figures.
         packing=measured(graph, options.calibration) or (arithmetic(graph) if captured else assumed_packing(graph)),
@@ -107,6 +113,8 @@ def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) 
         overhead_s=STEP_S if captured else 0.0,
         trace_spread_s=7.0 if options.streams > 1 else 0.0,
     )
+    waits = captured is not None and options.policy != ORACLE
+    return made.alike(lead_s=first_plan_s(made) + SOURCE_S) if waits else made
 
 
 def _channels(options: SimulationOptions) -> dict[Hop, Channel]:

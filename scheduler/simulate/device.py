@@ -63,6 +63,8 @@ class Hooks:
     switched: Callable[[SimulatedDevice, Plan, str], None]
     finished: Callable[[], None]
     """The source has ended and every result is in."""
+    planned: Callable[[], None] = lambda: None
+    """The next frames go by another plan."""
 
 
 @dataclass
@@ -343,6 +345,7 @@ class SimulatedDevice:
         self.counts.first_frame = None
         self._flow.begin(plan, self._agenda.now)
         self.ledger.renew(self._flow.window)
+        self.hooks.planned()
 
     def report(self) -> StreamReport:
         """The stream as its device tells it."""

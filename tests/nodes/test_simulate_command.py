@@ -17,8 +17,12 @@ from nodes.report.html import write_comparison, write_report
 from nodes.report.plots import bits_of, png, run_picture
 from nodes.simulation import SimulationOptions, build_scenario, parse_speed
 from pipeline.errors import ConfigError
-from scheduler.simulate import RunRecord
+from pipeline.model.capture import CapturedModel
+from pipeline.plan import Tier
+from scheduler.profile import Profile
+from scheduler.simulate import RunRecord, Scenario
 from scheduler.simulate import simulate as run_simulation
+from scheduler.simulate.figures import Machine
 from tests.scheduler.simulate.nets import scenario
 
 SPEC = "pipeline.model.zoo:resnet20"
@@ -69,6 +73,23 @@ def test_a_fixed_plan_is_simulated_as_given() -> None:
     plan = record.plans[0].plan
     assert [stage.until for stage in plan.stages] == ["layer1.2.add", "layer2.2.add", "output"]
     assert [link.codec for link in plan.links] == ["q8", "q8"]
+
+
+def replayed(monkeypatch: pytest.MonkeyPatch, **changes: object) -> Scenario:
+    """A simulated replay, on a machine that nothing is measured of."""
+
+    def profile(captured: CapturedModel, node: str, speed: float) -> Profile:
+        return Machine(speed * 20e9).profile(captured.graph, node)
+
+    monkeypatch.setattr("nodes.simulation.emulated_profile", profile)
+    traces = ("device-edge=10Mbit", "edge-cloud=50Mbit")
+    return build_scenario(SimulationOptions(traces=traces, emulated={Tier.DEVICE: 0.5}, seconds=1.0, **changes))  # type: ignore[arg-type]
+
+
+def test_the_source_of_a_simulated_replay_begins_with_the_first_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replayed(monkeypatch, model=SPEC, policy="cloud-only")
+    prepared = [remark.at_s for remark in run_simulation(run).remarks if remark.kind == "prepare"]
+    assert -1.0 < prepared[0] < 0.0
 
 
 @pytest.mark.parametrize(

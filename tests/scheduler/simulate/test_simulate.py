@@ -13,7 +13,7 @@ from pipeline.plan import Tier
 from scheduler.cost import evaluate
 from scheduler.flow import RESULT_TIMEOUT_S
 from scheduler.problem import DEVICE_EDGE, LinkEstimate, Problem
-from scheduler.simulate import Scenario, simulate
+from scheduler.simulate import Scenario, first_plan_s, simulate
 from scheduler.simulate.links import Pipe
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import POLICIES
@@ -194,3 +194,13 @@ def test_a_pipe_carries_its_opening_rate_and_then_its_trace_to_the_bit(
         assert pipe.mean_bps(start_s, end_s) * (end_s - start_s) == pytest.approx(8.0 * nbytes, rel=1e-6, abs=1.0)
     if end_s < 30.0:
         assert end_s - start_s == pytest.approx(8.0 * nbytes / trace.opening_bps)
+
+
+def test_a_source_can_begin_with_the_first_plan() -> None:
+    """As live: with seconds in between, a plan that was forced would have had its dwell time before the first frame."""
+    lead_s = first_plan_s(scenario()) + 0.01
+    record = simulate(scenario(lead_s=lead_s))
+    assert 2.0 < lead_s < scenario().lead_s
+    assert record.plans[0].plan.epoch == 1
+    prepared = [remark.at_s for remark in record.remarks if remark.kind == "prepare"]
+    assert -1.0 < prepared[0] < 0.0
