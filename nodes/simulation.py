@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nodes.machine import emulated_profile
 from nodes.parsing import parse_delays, parse_links
+from pipeline.calibrate import Calibration
 from pipeline.errors import ConfigError
 from pipeline.model.capture import CapturedModel
 from pipeline.model.graph import ModelGraph
@@ -23,6 +24,7 @@ from scheduler.simulate import first_plan_s
 from scheduler.simulate.figures import Machine, assumed_packing
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import DELAYS_S, Channel, Scenario, node_name
+from scheduler.simulate.scenes import Spread
 from scheduler.tables import SegmentTimes
 from traces.load import load_both_ways
 
@@ -111,10 +113,18 @@ def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) 
         seed=options.seed,
         noise=options.noise if options.noise is not None else (EMULATED_NOISE if captured else NOISE),
         overhead_s=STEP_S if captured else 0.0,
+        spread=_spread(graph, options.calibration) if captured else {},
         trace_spread_s=7.0 if options.streams > 1 else 0.0,
     )
     waits = captured is not None and options.policy != ORACLE
     return made.alike(lead_s=first_plan_s(made) + SOURCE_S) if waits else made
+
+
+def _spread(graph: ModelGraph, path: Path | None) -> Spread:
+    """How packed bytes differ between the frames of a calibration; of none where the network has none."""
+    fingerprint = graph.fingerprint
+    found = Calibration.load(path, fingerprint) if path is not None else Calibration.shipped(fingerprint)
+    return {} if found is None else {(entry.cut, entry.codec): entry.spread for entry in found.entries}
 
 
 def _channels(options: SimulationOptions) -> dict[Hop, Channel]:

@@ -58,6 +58,11 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Accuracy at full precision minus accuracy with the codec, where labels were given (paired interval)."""
 
     @property
+    def spread(self) -> float:
+        """By what share of the median one frame in twenty is larger."""
+        return self.bytes_p95 / self.bytes_p50 - 1.0 if self.bytes_p50 else 0.0
+
+    @property
     def loss(self) -> Estimate:
         """The accuracy drop, or, without labels, the share of changed answers, which bounds it from above."""
         return self.drop or _disagreement(self.agreement)

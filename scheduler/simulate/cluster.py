@@ -14,6 +14,7 @@ from scheduler.simulate.links import HEADER_BYTES, PROBE_HEADER_BYTES, Pipe, Sim
 from scheduler.simulate.node import Job, SimulatedNode
 from scheduler.simulate.routes import Routes
 from scheduler.simulate.scenario import Scenario
+from scheduler.simulate.scenes import Scenes
 
 LinkName = tuple[str, str]
 
@@ -105,6 +106,7 @@ class Cluster:
             scenario.lead_s,
             scenario.lead_s + scenario.seconds,
             scenario.frames,
+            Scenes(scenario.seed + number) if scenario.spread else None,
         )
         device = SimulatedDevice(source, agent.node, self.routes, fallback)
         device.hooks.is_ready, device.hooks.hurry = agent.epochs.is_ready, agent.hurry
@@ -129,14 +131,14 @@ class Cluster:
             link = self.link(node.name, target)
             if link is None:
                 raise PlanError(job.route.plan.label, f"no link leads from {node.name} to {target}")
-            nbytes = hops[job.hop].sent_bytes
+            nbytes = job.sent_bytes
             job.hop += 1
             self.agents[target].peers.expect(link)
             self.agenda.at(link.send(nbytes, now), self._arrive, link, job, nbytes)
         elif node.name == home:
             job.device.complete(job)
         else:
-            self._send_home(self.way_home(node.name, home), hops[job.hop].sent_bytes, job)
+            self._send_home(self.way_home(node.name, home), job.sent_bytes, job)
 
     def _arrive(self, link: SimulatedLink, job: Job, nbytes: int) -> None:
         agent = self.agents[link.target]

@@ -20,6 +20,7 @@ from scheduler.reports import StreamReport
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.node import Job, SimulatedNode
 from scheduler.simulate.routes import Routes
+from scheduler.simulate.scenes import Scenes
 
 CHECK_S = 0.1
 
@@ -36,6 +37,8 @@ class SourceSettings:
     start_s: float
     end_s: float
     frames: int | None = None
+    scenes: Scenes | None = None
+    """None where all frames are alike."""
 
 
 class Done(NamedTuple):
@@ -226,6 +229,8 @@ class SimulatedDevice:
 
     def _submit(self, plan: Plan, entry: Entry[None]) -> None:
         job = Job(self, entry.frame, entry.attempt, self._routes.of(plan), received_s=self._agenda.now)
+        if self.source.scenes is not None:
+            job.busyness = self.source.scenes.busyness(entry.frame)
         if not plan.epoch and not self.plan.is_device_only:
             job.pieces_s = self._routes.pieces_s
         if self.node.has_room:
@@ -254,7 +259,7 @@ class SimulatedDevice:
         self.counts.latency_s.add(now - entry.first_admitted_s)
         for _ in self.ledger.ready():
             pass
-        epoch, sent = job.route.plan.epoch, job.route.bytes
+        epoch, sent = job.route.plan.epoch, job.route.bytes_of(job.busyness)
         self.hooks.done(self, Done(job.frame, job.attempt, epoch, entry.first_admitted_s, now, sent, job.route.drop))
         self._pump()
         if self.is_finished:

@@ -33,6 +33,8 @@ class Job:
     frame: int
     attempt: int
     route: Route
+    busyness: float = 0.0
+    """See `scheduler.simulate.scenes`."""
     hop: int = 0
     received_s: float = 0.0
     """At this node; on the device, when the frame was to be entered."""
@@ -44,6 +46,11 @@ class Job:
     """Where it gives way to other frames: the times of its pieces."""
     pieces: int = 0
     """How many of them are done."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """What this stage sends on."""
+        return self.route.hops[self.hop].bytes_of(self.busyness)
 
     @property
     def is_wanted(self) -> bool:
@@ -191,7 +198,7 @@ class SimulatedNode:
         queue_s = now - job.received_s - job.unpack_s - job.compute_s - pack_s
         queue_s = queue_s if queue_s > 0.0 else 0.0
         job.queued_s += queue_s
-        hop = Hop(self.name, queue_s, job.unpack_s, job.compute_s, pack_s, job.route.hops[job.hop].sent_bytes)
+        hop = Hop(self.name, queue_s, job.unpack_s, job.compute_s, pack_s, job.sent_bytes)
         self.meter.add(plan.stream, plan.epoch, hop, now)
         self._packing = False
         self._forward(self, job)

@@ -22,7 +22,15 @@ class HopWork:
     compute_s: float
     pack_s: float
     sent_bytes: int
-    """Payload that goes to the next stage; of the last one, the result's."""
+    """Payload that goes to the next stage, of a frame like most; of the last one, the result's."""
+    spread: float = 0.0
+    """See `scheduler.simulate.scenes.Spread`."""
+
+    def bytes_of(self, busyness: float) -> int:
+        """Payload of a frame that is as busy."""
+        if not self.spread:
+            return self.sent_bytes
+        return max(0, round(self.sent_bytes * (1.0 + self.spread * busyness)))
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,11 @@ class Route:
     """Accuracy drop of its codecs."""
 
     bytes: int
-    """Of all links together."""
+    """Of all links together, of a frame like most."""
+
+    def bytes_of(self, busyness: float) -> int:
+        """Of all links together, of a frame that is as busy."""
+        return sum(hop.bytes_of(busyness) for hop in self.hops[:-1]) if busyness else self.bytes
 
 
 class Routes:
@@ -90,6 +102,8 @@ class Routes:
         )
         cost = evaluate(problem, plan)
         sent = [*(round(link.bytes) for link in cost.links), self._result_bytes]
+        codecs = zip(plan.stages[:-1], plan.links, strict=True)
+        spreads = [scenario.spread.get((stage.until, link.codec), 0.0) for stage, link in codecs]
         more = scenario.overhead_s
         hops = tuple(
             HopWork(
@@ -98,7 +112,8 @@ class Routes:
                 stage.compute_s + more,
                 stage.encode_s + more,
                 nbytes,
+                spread,
             )
-            for stage, nbytes in zip(cost.stages, sent, strict=True)
+            for stage, nbytes, spread in zip(cost.stages, sent, [*spreads, 0.0], strict=True)
         )
         return hops, cost.accuracy_drop

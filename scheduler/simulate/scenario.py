@@ -13,6 +13,7 @@ from scheduler.foresight import ORACLE
 from scheduler.objective import Objective
 from scheduler.planners import NAMES
 from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, HOPS, Hop
+from scheduler.simulate.scenes import Spread
 from scheduler.tables import PackingTable, SegmentTimes
 from traces.trace import Trace
 
@@ -74,6 +75,8 @@ class Scenario:
     """To build a segment; warming it takes three frames more."""
     overhead_s: float = 0.0
     """Of every step of a frame, beside its profile: hand-overs and headers."""
+    spread: Spread = field(default_factory=dict)
+    """Of packed bytes from frame to frame; where a codec at a cut is not there, all frames have the median."""
     trace_spread_s: float = 0.0
     """Each further stream's device begins its access trace this much later."""
 

@@ -92,6 +92,12 @@ def test_the_source_of_a_simulated_replay_begins_with_the_first_plan(monkeypatch
     assert -1.0 < prepared[0] < 0.0
 
 
+def test_pictures_of_a_simulated_replay_differ_as_they_did_in_the_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replayed(monkeypatch, model="builtin", policy="joint")
+    assert 0.2 < run.spread["input", "webp40"] < 1.0
+    assert run.spread["input", "fp32"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

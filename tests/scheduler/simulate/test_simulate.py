@@ -17,6 +17,7 @@ from scheduler.simulate import Scenario, first_plan_s, simulate
 from scheduler.simulate.links import Pipe
 from scheduler.simulate.record import RunRecord
 from scheduler.simulate.scenario import POLICIES
+from scheduler.simulate.scenes import ROUND, SCENE_FRAMES
 from tests.scheduler.simulate.nets import GRAPH, scenario, split_plan
 from tests.traces.strategies import traces
 from traces.trace import Trace
@@ -204,3 +205,22 @@ def test_a_source_can_begin_with_the_first_plan() -> None:
     assert record.plans[0].plan.epoch == 1
     prepared = [remark.at_s for remark in record.remarks if remark.kind == "prepare"]
     assert -1.0 < prepared[0] < 0.0
+
+
+def test_frames_of_one_scene_pack_into_as_many_bytes_and_those_of_a_round_of_scenes_into_what_was_calibrated() -> None:
+    run = scenario(LINK_BPS, policy="fixed", fixed=split_plan(), frames=SCENE_FRAMES * ROUND)
+    alike, differing = simulate(run).frames, simulate(run.alike(spread={("conv2", "q8"): 0.5})).frames
+    scenes = {frame // SCENE_FRAMES: nbytes for frame, nbytes in zip(differing.frame, differing.bytes, strict=True)}
+    assert len(set(alike.bytes)) == 1
+    assert len(set(scenes.values())) == len(scenes) == ROUND
+    assert differing.bytes == [scenes[frame // SCENE_FRAMES] for frame in differing.frame]
+    assert max(differing.bytes) == pytest.approx(1.5 * alike.bytes[0], rel=1e-3)
+    assert np.mean(differing.bytes) == pytest.approx(alike.bytes[0], rel=1e-3)
+
+
+def test_what_differs_takes_the_link_as_long_as_it_is_large() -> None:
+    run = scenario(1e6, policy="fixed", fixed=split_plan(), frames=SCENE_FRAMES * ROUND, noise=0.0)
+    frames = simulate(run.alike(spread={("conv2", "q8"): 0.5})).frames
+    period_s = np.diff(frames.done_s)
+    sent_s = 8.0 * np.array(frames.bytes[1:]) / 1e6
+    assert np.corrcoef(period_s, sent_s)[0, 1] > 0.95
