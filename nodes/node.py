@@ -85,7 +85,7 @@ class Node:
         self.directory = Directory(settings.peers)
         self.factory = SocketFactory(zmq.Context(), settings.insecure, settings.keys)
         self._segments = SegmentCache(model.captured, settings.torch_device, settings.layout)
-        self.epochs = EpochStore(self.build, on_change=self.changed)
+        self.epochs = EpochStore(self._prepare, on_change=self.changed)
         outlet = Outlet(settings.name, self.factory, self.directory, TILES_HWM if tier is None else FRAMES_HWM)
         batches = settings.batches if tier in (Tier.EDGE, Tier.CLOUD) else Batches.OFF
         self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver, batches)
@@ -108,6 +108,13 @@ class Node:
         hop = plan.hop_of(self.name)
         program = prepare(self.model.captured, plan, hop, settings.torch_device, settings.layout, self._segments)
         return replace(program, compute=self._at_speed(program.compute, program.start, program.end))
+
+    def _prepare(self, plan: Plan) -> StageProgram | None:
+        """Build this node's stage, and connect to where its frames will go."""
+        program = self.build(plan)
+        if program is not None:
+            self.loop.open(program)
+        return program
 
     def pieces(self, most: int) -> tuple[Compute, ...]:
         """The whole network in pieces of about equal arithmetic, one behind the other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -168,11 +169,21 @@ class Outlet:
         Raises:
             Undeliverable: the peer is unknown, or takes nothing within the send time-out.
         """
+        self._send(*self._behind(plan, hop), message)
+
+    def open(self, plan: Plan, hop: int) -> None:
+        """Connect to where `send` will send: a handshake takes three round trips, which the first frame would wait."""
+        node, endpoint = self._behind(plan, hop)
+        with self._lock, contextlib.suppress(NodeError, Undeliverable):  # `send` says it of every frame
+            if endpoint and not self._closed:
+                self._socket(node, endpoint)
+
+    def _behind(self, plan: Plan, hop: int) -> tuple[str, str]:
+        """The node that takes what stage number `hop` made, and its inbox."""
         if hop + 1 < len(plan.stages):
             node = plan.stages[hop + 1].node
-            self._send(node, self.directory.frames(node), message)
-        else:
-            self._send(plan.stages[0].node, self.directory.results(plan.stream), message)
+            return node, self.directory.frames(node)
+        return plan.stages[0].node, self.directory.results(plan.stream)
 
     def send_tile(self, node: str, message: Message, wait: bool = True) -> None:
         """Send a tile, its output, or what is said about them; without `wait`, only if the peer takes it at once.

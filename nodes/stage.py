@@ -126,7 +126,7 @@ class StageLoop:
         self._arrived: Handoff[Arrival] = Handoff(ARRIVALS)
         self._unpacked: Handoff[Work] = Handoff(1 if batches is Batches.OFF else max(SIZES))
         self.batches, self._together = BatchBook(batches), batches is not Batches.OFF
-        self._computed: Handoff[Work | DropNotice | Measurement] = Handoff()
+        self._computed: Handoff[Work | DropNotice | Measurement | StageProgram] = Handoff()
         self.handoffs: dict[str, Handoff[Any]] = {
             "arrived": self._arrived,
             "unpacked": self._unpacked,
@@ -175,6 +175,11 @@ class StageLoop:
         elif not isinstance(header, Head | Pong | Probe):
             self.links.refuse("misplaced")
             self.links.door.blame(incoming.source, f"a {type(header).__name__} where frames belong")
+
+    def open(self, program: StageProgram) -> None:
+        """Connect to where the frames of a new program will go, before there are any."""
+        if not (program.is_last and self._deliver is not None):
+            self._computed.offer(program)
 
     def measure(self, node: str, message: Message, endpoint: str = "") -> None:
         """Send a ping, a pong or a probe to `node` between two frames."""
@@ -283,6 +288,8 @@ class StageLoop:
                     self._notify(item)
                 elif isinstance(item, Measurement):
                     self.outlet.measure(item.node, item.message, item.endpoint)
+                elif isinstance(item, StageProgram):
+                    self.outlet.open(item.plan, item.hop)
                 else:
                     self._forward(item)
 
