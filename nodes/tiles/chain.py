@@ -66,14 +66,14 @@ class ChainRun:
                 self._post.abandon(request)
 
     def _run(self) -> dict[str, Tensor] | None:
-        links = self._chain.links
-        for number, link in enumerate(links):
-            self._ask_for(number)
+        self._ask_for(0)
+        for number, link in enumerate(self._chain.links):
             here = [(part, self._turns(part)) for part in link.parts if part.worker in self._here]
             for turn in range(2):
                 for part, turns in here:
                     self._advance(number, part, turns[turn])
-                self._ask_for(number + 1)
+                if any(turns[turn] for _, turns in here):
+                    self._ask_for(number + 1)
             self._make_room(number + 1)
             for index, part in enumerate(link.parts):
                 if part.worker in self._here:
