@@ -193,7 +193,9 @@ class RatioTracker:
         if self._sum.count == 0.0:
             return None
         age_s = max(0.0, now - self._seen_s)
-        sampling = self._variance / max(1.0, self._sum.count)
+        count, bottom = self._sum.count, self._sum.bottom
+        # Samples are timed wrong one by one: `count` of them together by sqrt(count) times as much.
+        sampling = self._variance / max(1.0, count) + count * (self._timing_s / bottom) ** 2
         variance = sampling + self._drift * (HORIZON_S + age_s)
         return Estimate(self._sum.ratio, min(MAX_UNCERTAINTY, math.sqrt(variance)), age_s, math.sqrt(sampling))
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.estimate import MAX_UNCERTAINTY, LinkEstimator, RatioTracker, RecentLeast
+from scheduler.estimate import MAX_UNCERTAINTY, TIMING_S, LinkEstimator, RatioTracker, RecentLeast
 from scheduler.reports import Crossing, LinkReport
 from scheduler.slowdown import SlowdownEstimator
 from tests.data import DATA, needs_data
@@ -107,6 +107,18 @@ def test_uncertainty_grows_while_nothing_is_seen_and_is_bounded() -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] < 0.2
     assert sizes[-1] == MAX_UNCERTAINTY
+
+
+def test_a_level_of_samples_no_longer_than_their_timing_error_is_as_uncertain() -> None:
+    """Two packets of a probe that ride on one burst: 2 KiB in 0.7 ms tell little of a link."""
+    found = []
+    for seconds in (0.0007, 0.07):
+        estimator = LinkEstimator()
+        estimator.add(LinkReport("p", (Crossing(2048, seconds, 0.0, 1, True),)), 0.0)
+        found.append(estimator.goodput(0.0))
+    short, long = (each for each in found if each is not None)
+    assert short.noise > TIMING_S / 0.0007
+    assert long.noise < 0.2
 
 
 def test_uncertainty_tells_how_far_the_next_seconds_lie_off() -> None:
