@@ -315,12 +315,15 @@ class RecentLeast:
 class LinkEstimator:
     """Goodput and round trip of one directed link, from its receiver's reports."""
 
-    __slots__ = ("_bound_bps", "_fresh", "_rtt", "tracker")
+    __slots__ = ("_bound_bps", "_fresh", "_held_up_s", "_rtt", "_spell_s", "tracker")
 
     def __init__(self) -> None:
         self.tracker = RatioTracker(timing_s=TIMING_S)
         self._rtt = RecentLeast(RTT_WINDOW_S)
         self._bound_bps: float | None = None
+        self._spell_s = self._held_up_s = -math.inf
+        """When the latest outages began, and when the link was last seen in one: those that follow before it is settled
+        are one spell."""
         self._fresh = 1
         """Reports with crossings since the latest outage; that of the first is no news to anybody."""
 
@@ -338,6 +341,9 @@ class LinkEstimator:
         for crossing in report.crossings:
             self.add_crossing(crossing, now)
         self.wait(report.waiting_bytes, report.waiting_s)
+        if self.held_up:
+            self._spell_s = self._spell_s if held_up or self.recovers(now) else now
+            self._held_up_s = now
         if held_up and not self.held_up:
             # One of them may be what was held up; what came behind it tells of the link as it is now.
             self._fresh = int(sum(each.messages for each in report.crossings) > 1)
@@ -365,6 +371,14 @@ class LinkEstimator:
     def freed(self) -> bool:
         """Whether the link has just come back from an outage, and nothing has crossed it since."""
         return not self._fresh
+
+    def recovers(self, now: float) -> bool:
+        """Whether the link is unsettled behind a spell of outages, for no longer than that lasted.
+
+        What has lasted is likely to last as long again: until then it is as likely to be on its way to what it was
+        before as it is to stay what it is.
+        """
+        return self.unsettled and now - self._held_up_s < self._held_up_s - self._spell_s
 
     def wait(self, payload_bytes: int, waited_s: float) -> None:
         """Take the message that was on its way when the receiver looked: 0 bytes for none."""

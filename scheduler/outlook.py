@@ -173,6 +173,11 @@ class Outlook:
         found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
         return any(each is not None and each.held_up for each in found)
 
+    def recovers(self, plan: Plan) -> bool:
+        """Whether a link that the plan uses is just behind a spell of outages; see `LinkEstimator.recovers`."""
+        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
+        return any(each is not None and each.recovers(self.now) for each in found)
+
     def _links(self, state: StreamState, names: Iterable[LinkName]) -> dict[LinkName, LinkEstimate]:
         found = {}
         for name in names:

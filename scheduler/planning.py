@@ -138,11 +138,16 @@ class PlanDesk:
         """Whether to let an outage pass before another plan is weighed.
 
         One more sample is under way where a link has just come back. In the outage itself the device computes alone
-        what it can, and nothing tells how fast the link will be.
+        what it can, and nothing tells how fast the link will be. Nor is the link left for the device as long as it
+        recovers.
         """
         if outlook.freed(state.current, plan):
             return True
-        return state.may_detour and (outlook.held_up(state.current) or outlook.silent(state.current, QUIET_S))
+        if not state.may_detour:
+            return False
+        if outlook.held_up(state.current) or outlook.silent(state.current, QUIET_S):
+            return True
+        return plan.is_device_only and outlook.recovers(state.current)
 
     def regret(self, state: StreamState, outlook: Outlook) -> str:
         """Why the prepared plan is no longer worth its switch, or an empty string.

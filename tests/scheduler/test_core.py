@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.plan import Tier, same
 from scheduler.core import CoreConfig, SchedulerCore
+from scheduler.estimate import LinkEstimator
 from scheduler.events import (
     VIEWERS,
     Announcement,
@@ -102,6 +103,17 @@ def test_before_the_first_frame_a_small_gain_is_enough(unused: bool) -> None:
     made.add(ToyNode("edge-2", Tier.EDGE, made.rng, goodput_bps={"phone": 10.7e6}))
     made.run(3.5)
     assert _nodes(device) == ("phone", "edge-2" if unused else "edge")
+
+
+def test_no_link_is_left_for_the_device_while_it_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, device, edge = cluster()
+    made.run(8.0)
+    monkeypatch.setattr(LinkEstimator, "recovers", lambda self, now: now < 20.0)
+    edge.goodput_bps["phone"] = 1e6  # far too slow for the frames
+    made.run(11.0)
+    assert _nodes(device) == ("phone", "edge")
+    made.run(6.0)
+    assert _nodes(device) == ("phone",)
 
 
 def test_no_gain_is_read_off_a_time_without_results() -> None:

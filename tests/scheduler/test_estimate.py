@@ -109,6 +109,23 @@ def test_uncertainty_grows_while_nothing_is_seen_and_is_bounded() -> None:
     assert sizes[-1] == MAX_UNCERTAINTY
 
 
+def test_a_link_recovers_for_as_long_as_its_spell_of_outages_lasted() -> None:
+    estimator = LinkEstimator()
+    quick, slow = Crossing(6000, 0.02, 0.0), Crossing(6000, 1.2, 0.0)
+    for tick in range(10):
+        estimator.add(LinkReport("p", (quick,)), 0.5 * tick)
+    assert not estimator.recovers(5.0)
+    for tick in range(4):  # held up from 5 s to 8 s, but for one message between
+        estimator.add(LinkReport("p", (slow,) if tick == 2 else (), None, 6000, 1.0 + tick), 5.0 + tick)
+    estimator.add(LinkReport("p", (slow, slow)), 9.0)
+    assert estimator.recovers(9.0)
+    assert estimator.recovers(10.9)
+    assert not estimator.recovers(11.1), "three seconds of outage, and three behind them"
+    estimator.add(LinkReport("p", (quick,)), 9.5)
+    estimator.add(LinkReport("p", (quick,)), 10.0)
+    assert not estimator.recovers(10.0), "it is settled"
+
+
 def test_a_level_of_samples_no_longer_than_their_timing_error_is_as_uncertain() -> None:
     """Two packets of a probe that ride on one burst: 2 KiB in 0.7 ms tell little of a link."""
     found = []
