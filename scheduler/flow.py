@@ -23,7 +23,7 @@ MAX_TIMEOUT_S = 60.0
 """Frames that were given up too early make the device more patient, up to this."""
 
 SILENT_S, SILENT_LATENCIES = 0.5, 3.0
-"""No silence is taken for an outage that is shorter than this, or than so many typical latencies."""
+"""No silence is taken for an outage that is shorter than this, or than so many latencies."""
 
 FIRST_S, FIRST_ALONE = 1.0, 4.0
 """The first result of a plan is waited for as long at least, and for so many frames on the device: some may be before
@@ -84,7 +84,7 @@ class Detour:
         Args:
             oldest_s: when the oldest of the plan's frames in flight was admitted.
             rate: the plan's results per second while they came.
-            latency_s: typical latency of a frame.
+            latency_s: of a frame that meets no queue: while one does, results of others come.
         """
         if self.is_suspect:
             return -math.inf
@@ -320,7 +320,7 @@ class Flow:
         oldest_s = min(own, default=self.detour.scout_s if now < self.detour.scout_s + SCOUT_S else math.inf)
         if self._plan.is_device_only or math.isinf(oldest_s):
             return math.inf
-        return self.detour.due_s(oldest_s, self._window.rate, self._latency_s.figure().window)
+        return self.detour.due_s(oldest_s, self._window.rate, self._window.least_s)
 
 
 def is_stalled(ledger: Ledger[Picture, Outcome], waits: bool) -> bool:

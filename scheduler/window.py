@@ -43,6 +43,7 @@ class CreditWindow:
     def __init__(self, plan: Plan) -> None:
         self._stages = len(plan.stages)
         self._least_s = math.inf
+        """Of a frame that met no queue."""
         self._results_s: deque[float] = deque(maxlen=RATE_FRAMES + 1)
         """Of this round, and then of those behind it."""
         self._grows = self._stages > 1
@@ -50,6 +51,11 @@ class CreditWindow:
         """Results per second lately; 0 before there were some."""
         self.size = self._least = least_window(plan)
         """Frames that may be in flight."""
+
+    @property
+    def least_s(self) -> float:
+        """What a frame takes that meets no queue; 0 before the first result."""
+        return self._least_s if math.isfinite(self._least_s) else 0.0
 
     def result(self, latency_s: float, now: float, queued_s: float = 0.0) -> None:
         """Take a result, `latency_s` after its frame was admitted; for `queued_s` of that it waited in nodes."""

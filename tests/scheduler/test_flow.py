@@ -128,6 +128,16 @@ def test_a_silence_leads_to_a_detour_and_the_next_result_back() -> None:
     assert flow.detour_s(ledger.entries(), now) > due_s + 1.0
 
 
+def test_a_queue_that_was_does_not_make_a_silence_longer() -> None:
+    """Ten results a second, each of a frame that waited 2 s in a queue: a second without any is an outage."""
+    flow, ledger = a_flow()
+    flow.result((0, 0), 1, 0.0, 0.1)
+    for number in range(1, 100):
+        flow.result((number, number), 1, 0.1 * number - 1.9, 0.1 * (number + 1))
+    ledger.admit(1000, 1, None, 10.0)
+    assert flow.detour_s(ledger.entries(), 10.0) < 10.0 + 2.0 * max(SILENT_S, 2.0 * ALONE_S)
+
+
 def test_no_detour_is_taken_where_the_device_is_too_slow_for_it() -> None:
     """Sixty frames a second against one in four seconds: no outage of a minute is worth one."""
     flow, ledger = a_flow()
