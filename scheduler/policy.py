@@ -35,9 +35,9 @@ class PolicyConfig:
     """A gain of `margin` pays for its switch in this time: 0.25 s of results, four times what a switch costs where
     550 come a second (simulated). One that has lasted for longer is likely to last as long again: it may be the
     smaller for it."""
-    large_gain: float = 1.5
+    large_gain: float = 1.25
     """From this ratio on, and from twice the noise margin on, a change is no noise: neither dwell nor confirmation
-    is asked for."""
+    is asked for. It pays for what a switch costs, 0.07 s of results, in 0.3 s."""
     step: float = 0.10
     """Added to the margin for every switch for a gain below `large_gain` within `memory_s`."""
     memory_s: float = 300.0

@@ -33,7 +33,7 @@ def test_a_small_gain_is_not_worth_it_and_a_lasting_one_is() -> None:
 def test_a_gain_that_comes_and_goes_is_not_confirmed() -> None:
     policy = SwitchPolicy()
     for second in range(0, 40, 2):
-        assert not policy.judge(offer(1.3), float(second)).switch
+        assert not policy.judge(offer(1.2), float(second)).switch
         assert not policy.judge(offer(1.0), second + 0.9).switch
 
 
@@ -43,15 +43,20 @@ def test_a_large_gain_waits_for_nothing() -> None:
     assert policy.judge(offer(4.0), 0.1).switch
 
 
+def test_a_gain_well_clear_of_the_noise_waits_for_nothing() -> None:
+    assert SwitchPolicy().judge(offer(1.3, noise=0.05), 0.0).switch
+    assert not SwitchPolicy().judge(offer(1.3, noise=0.08), 0.0).switch
+
+
 def test_the_dwell_time_holds_and_each_small_switch_raises_the_margin() -> None:
     policy = SwitchPolicy()
     policy.switched(0.0, 1.2)
-    assert not policy.judge(offer(1.25), 0.0).switch
-    assert not policy.judge(offer(1.25), 2.0).switch
-    assert policy.judge(offer(1.25), 3.0).switch
-    policy.switched(3.0, 1.25)
-    assert policy.judge(offer(1.25), 10.0).threshold == pytest.approx(1.3)
-    assert policy.judge(offer(1.25), 400.0).threshold == pytest.approx(1.1)
+    assert not policy.judge(offer(1.22), 0.0).switch
+    assert not policy.judge(offer(1.22), 2.0).switch
+    assert policy.judge(offer(1.22), 3.0).switch
+    policy.switched(3.0, 1.22)
+    assert policy.judge(offer(1.22), 10.0).threshold == pytest.approx(1.3)
+    assert policy.judge(offer(1.22), 400.0).threshold == pytest.approx(1.1)
 
 
 def test_a_broken_bound_does_not_wait_and_the_way_back_does() -> None:
