@@ -68,9 +68,11 @@ def receive(
 
 def _next(socket: zmq.Socket[bytes], links: LinkMeter, heard: set[Source]) -> Incoming | None:
     try:
-        parts = socket.recv_multipart(copy=False)
+        parts = [socket.recv(copy=False)]
     except zmq.Again:
         return None
+    while parts[-1].more:
+        parts.append(socket.recv(copy=False))
     received_s = time.monotonic()
     source = source_of(parts[0])
     if source is not None:

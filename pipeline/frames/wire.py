@@ -6,6 +6,7 @@ is decoded (msgspec), and byte counts against shapes before any tensor is made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -55,6 +56,11 @@ class TensorHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def spec(self) -> TensorSpec:
         """The tensor as the sender describes it."""
         return TensorSpec(self.name, self.shape, self.dtype)
+
+    @property
+    def raw_nbytes(self) -> int:
+        """Bytes of the tensor, unpacked."""
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 class Hop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -290,8 +296,8 @@ def _check_buffers(tensors: Sequence[TensorHeader], buffers: Sequence[Buffer]) -
     for tensor, buffer in zip(tensors, buffers, strict=True):
         if tensor.dtype not in ITEM_BYTES:
             raise WireError(f"tensor {tensor.name!r}", f"unknown dtype {tensor.dtype!r}")
-        if tensor.spec.nbytes > MAX_TENSOR_BYTES:
-            raise WireError(f"tensor {tensor.name!r}", f"{tensor.spec.nbytes} bytes raw, over the limit")
+        if tensor.raw_nbytes > MAX_TENSOR_BYTES:
+            raise WireError(f"tensor {tensor.name!r}", f"{tensor.raw_nbytes} bytes raw, over the limit")
         if memoryview(buffer).nbytes != tensor.nbytes:
             raise WireError(f"tensor {tensor.name!r}", f"{memoryview(buffer).nbytes} bytes came, {tensor.nbytes} said")
 
