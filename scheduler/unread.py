@@ -28,6 +28,9 @@ CHECK_SHARE = 0.01
 IDLE_BYTES_PER_S = 1024.0
 """Heartbeats of ZMTP, which come without any message: our own nodes send none, but others may."""
 
+Identity = tuple[int, int]
+"""Device and inode of what a descriptor leads to."""
+
 _DESCRIPTORS = Path("/proc/self/fd")
 _RECEIVED = struct.Struct("Q")
 _RECEIVED_AT = 128
@@ -53,7 +56,8 @@ class Unread:
         self._port, self._each, self._total = port, each, total
         self._bases: dict[Source, _Base] = {}
         """One entry per connection that is up."""
-        self._others: dict[int, int] = {}
+        self._others: dict[int, Identity] = {}
+        """What this process has open besides, see `connections`."""
         self._due_s = float("-inf")
 
     def excessive(self, heard: set[Source], now: float) -> list[Source]:
@@ -90,24 +94,25 @@ class Unread:
         return found
 
 
-def connections(port: int, others: dict[int, int] | None = None) -> dict[Source, int]:
+def connections(port: int, others: dict[int, Identity] | None = None) -> dict[Source, int]:
     """Bytes received on each TCP connection to that port of this process; none where this is not Linux.
 
     Args:
         port: of this machine.
-        others: descriptors that are none, with their inodes. Whoever looks again and again keeps it between looks, and
-            what is in it is not taken apart anew: an inode is told in a hundredth of the time.
+        others: descriptors that are none. Whoever looks again and again keeps it between looks, and what is in it is
+            not taken apart anew: whether a descriptor is still the same is told in a tenth of the time.
     """
     known = {} if others is None else others
     found, still = {}, {}
     for name in _listed():
         descriptor = int(name)
         with contextlib.suppress(OSError):
-            inode = os.fstat(descriptor).st_ino
-            if known.get(descriptor) != inode and (connection := _received(descriptor, port)) is not None:
+            status = os.fstat(descriptor)
+            identity = status.st_dev, status.st_ino
+            if known.get(descriptor) != identity and (connection := _received(descriptor, port)) is not None:
                 found[connection[0]] = connection[1]
             else:
-                still[descriptor] = inode
+                still[descriptor] = identity
     known.clear()
     known.update(still)
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.unread import connections
+from scheduler.unread import Identity, connections
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are listed on Linux alone")
 
@@ -30,7 +30,7 @@ def _accepted(stack: ExitStack, listening: socket.socket) -> tuple[socket.socket
 
 def test_connections_are_found_by_look_after_look(door: tuple[ExitStack, socket.socket]) -> None:
     stack, listening = door
-    port, others = listening.getsockname()[1], dict[int, int]()
+    port, others = listening.getsockname()[1], dict[int, Identity]()
     assert connections(port, others) == {}
     outer, inner = _accepted(stack, listening)
     outer.sendall(bytes(100))
@@ -46,7 +46,7 @@ def test_connections_are_found_by_look_after_look(door: tuple[ExitStack, socket.
 
 def test_a_descriptor_that_was_a_file_is_looked_at_anew(door: tuple[ExitStack, socket.socket]) -> None:
     stack, listening = door
-    port, others = listening.getsockname()[1], dict[int, int]()
+    port, others = listening.getsockname()[1], dict[int, Identity]()
     outer, inner = _accepted(stack, listening)
     was = os.open(os.devnull, os.O_RDONLY)
     connections(port, others)
