@@ -289,8 +289,8 @@ def _report(rows: list[dict[str, Cell]], seconds: float) -> BenchReport:
     for row in rows:
         rivals = {name: _value(row, name) for name in (*RIVALS, BEST_FIXED)}
         best = max(rivals, key=lambda name: rivals[name])
-        row["of best rival"], row["best rival"] = round(_ratio(row, best), 3), best
-        row["of oracle"] = round(_ratio(row, ORACLE), 3)
+        row["of best rival"], row["best rival"] = _ratio(row, best), best
+        row["of oracle"] = _ratio(row, ORACLE)
     short = [row for row in rows if _is_short(row)]
     ratios = [_of_best(row) for row in rows]
     oracle = [_value(row, "of oracle") for row in rows]
@@ -308,7 +308,7 @@ def _report(rows: list[dict[str, Cell]], seconds: float) -> BenchReport:
         *(f"falls short, by {name}: {_counts(short, rows, name)}" for name in ("goal", "model", "speed", "trace")),
     ]
     for row in rows:
-        for name in (OURS, *RIVALS, BEST_FIXED, ORACLE):
+        for name in (OURS, *RIVALS, BEST_FIXED, ORACLE, "of best rival", "of oracle"):
             row[name] = round(_value(row, name), 3)
     return BenchReport("never_lose", rows, bars, notes)
 
