@@ -297,8 +297,6 @@ def new_key(folder: Path, name: str, role: Role) -> Peer:
     """
     file = folder / f"{checked_name(name)}.secret"
     public, secret = zmq.curve_keypair()
-    while public.startswith(b"-"):  # `keys allow` would take it for an option
-        public, secret = zmq.curve_keypair()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -55,7 +55,8 @@ def _wanted(name: str, role: Role | None, config: Path | None) -> dict[str, Role
     return {name: known}
 
 
-@app.command("allow")
+# A key may begin with a dash, and have an h in it.
+@app.command("allow", context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 def allow_(
     name: Annotated[str, typer.Argument(help="The node.")],
     key: Annotated[str, typer.Argument(help="Its public key: 40 characters, in single quotes.")],

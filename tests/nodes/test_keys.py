@@ -122,6 +122,14 @@ def test_a_running_node_sees_who_is_allowed_later(folder: Path) -> None:
     assert ring.who(PAIRS[0][0]) == ("edge-1", Role.EDGE)
 
 
+@pytest.mark.parametrize("head", ["-.", "--", "-h", "--k="])
+def test_a_key_that_looks_like_an_option_is_allowed(tmp_path: Path, head: str) -> None:
+    dashed = head + key()[len(head) :]
+    found = CliRunner().invoke(app, ["keys", "allow", "big", dashed, "--role", "cloud", "--keys", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    assert read_allowed(tmp_path / ALLOWED) == {"big": Peer(Role.CLOUD, dashed)}
+
+
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "anabranch.toml").write_text(
