@@ -122,8 +122,7 @@ def build_scenario(options: SimulationOptions, graph: ModelGraph | None = None) 
 
 def _spread(graph: ModelGraph, path: Path | None) -> Spread:
     """How packed bytes differ between the frames of a calibration; of none where the network has none."""
-    fingerprint = graph.fingerprint
-    found = Calibration.load(path, fingerprint) if path is not None else Calibration.shipped(fingerprint)
+    found = Calibration.of(graph.fingerprint, path)
     return {} if found is None else {(entry.cut, entry.codec): entry.spread for entry in found.entries}
 
 

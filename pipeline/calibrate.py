@@ -123,6 +123,16 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=
         return table
 
     @classmethod
+    def of(cls, fingerprint: str, path: Path | None) -> Calibration | None:
+        """That of a file; without one, the calibration that ships, if there is one of this network.
+
+        Raises:
+            ConfigError: the file cannot be read.
+            ModelMismatch: it is another network's.
+        """
+        return cls.load(path, fingerprint) if path is not None else cls.shipped(fingerprint)
+
+    @classmethod
     def shipped(cls, fingerprint: str) -> Calibration | None:
         """The table that comes with the package, where it is of this network."""
         table = _shipped()

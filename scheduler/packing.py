@@ -59,10 +59,8 @@ def measured(graph: ModelGraph, path: Path | None) -> PackingTable | None:
         ConfigError: the file cannot be read.
         ModelMismatch: it is another network's.
     """
-    if path is not None:
-        return calibrated(graph, Calibration.load(path, graph.fingerprint))
-    shipped = Calibration.shipped(graph.fingerprint)
-    return calibrated(graph, shipped) if shipped is not None else None
+    found = Calibration.of(graph.fingerprint, path)
+    return calibrated(graph, found) if found is not None else None
 
 
 def calibrated(graph: ModelGraph, calibration: Calibration) -> PackingTable:

@@ -85,8 +85,8 @@ class RawRows:
         if not spec.nbytes:
             return memoryview(b"")
         # By numpy: behind a convolution caches are cold, and each operator of torch takes a hundredth of a millisecond.
-        dense = tensor if is_channels_last(tensor) else tensor.contiguous(memory_format=torch.channels_last)
-        return dense.detach().numpy().transpose(0, 2, 3, 1).data.cast("B")
+        rows = tensor.detach().contiguous(memory_format=torch.channels_last).numpy().transpose(0, 2, 3, 1)
+        return rows.data.cast("B")
 
     def decode(self, buffer: Buffer, spec: TensorSpec) -> Tensor:
         """See `Codec.decode`; no copy."""
