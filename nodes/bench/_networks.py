@@ -35,10 +35,20 @@ SIZES = {"inceptionv4": 299}
 
 
 def darknet53_416() -> nn.Module:
-    """Darknet-53 at the 416 pixels a side at which YOLOv3 runs its convolutional part."""
-    network: nn.Module = importlib.import_module("pytorchcv.models.darknet53").darknet53(in_size=(416, 416))
+    """Darknet-53 at the smaller of the sizes at which YOLOv3 runs its convolutional part."""
+    return _darknet53(416)
+
+
+def darknet53_608() -> nn.Module:
+    """Darknet-53 at the larger one."""
+    return _darknet53(608)
+
+
+def _darknet53(side: int) -> nn.Module:
+    """For pictures of `side` pixels a side."""
+    network: nn.Module = importlib.import_module("pytorchcv.models.darknet53").darknet53(in_size=(side, side))
     network.features.final_pool = nn.AdaptiveAvgPool2d(1)  # type: ignore[union-attr]
-    network.preprocess = Preprocess(size=(416, 416), resize=None)  # type: ignore[assignment]
+    network.preprocess = Preprocess(size=(side, side), resize=None)  # type: ignore[assignment]
     return network
 
 

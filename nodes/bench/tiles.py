@@ -49,12 +49,13 @@ SPECS = {
     "darknet53": "pytorchcv.models.darknet53:darknet53",
     "inceptionv4": "pytorchcv.models.inceptionv4:inceptionv4",
     "darknet53-416": "nodes.bench._networks:darknet53_416",
+    "darknet53-608": "nodes.bench._networks:darknet53_608",
 }
 
 TABLED = ("alexnet", "vgg16", "resnet18", "darknet53", "inceptionv4")
 """Those whose halo is tabulated."""
 
-MEASURED = ("vgg16", "darknet53", "darknet53-416")
+MEASURED = ("vgg16", "darknet53", "darknet53-416", "darknet53-608")
 GRIDS = ((2, 1), (4, 1), (2, 2), (3, 3), (4, 4))
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the convolutional part's operations up to which the halo table fuses."""
