@@ -23,8 +23,8 @@ from pipeline.frames.wire import REASONS, Buffer, DropNotice, FrameHeader, Head,
 from pipeline.model.graph import INPUT, TensorSpec
 from pipeline.model.spec import LoadedModel
 from pipeline.packing.sessions import open_decoder
-from pipeline.plan import Plan, Tier, device_only
-from pipeline.stage import RESULT_CODEC, Compute, StageProgram
+from pipeline.plan import RESULT_CODEC, Plan, Tier, device_only
+from pipeline.stage import Compute, StageProgram
 from scheduler.commands import Announcement, Command
 from scheduler.flow import PIECES
 from scheduler.reports import Endpoints, NodeEvent, Report

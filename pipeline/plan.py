@@ -27,6 +27,9 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 CodecName = Annotated[str, msgspec.Meta(max_length=32)]
 
 
+RESULT_CODEC = "fp32"
+"""How the network's outputs travel back: exactly."""
+
 MAX_SEGMENTS = 8
 """Segments that a node keeps for plans that may come back."""
 

@@ -16,10 +16,7 @@ from pipeline.model.kept import Kept
 from pipeline.model.layouts import Layout
 from pipeline.model.segment import Segment
 from pipeline.packing.sessions import DecoderSession, EncoderSession, open_decoder, open_encoder
-from pipeline.plan import MAX_SEGMENTS, Plan
-
-RESULT_CODEC = "fp32"
-"""How the network's outputs travel back: exactly."""
+from pipeline.plan import MAX_SEGMENTS, RESULT_CODEC, Plan
 
 Compute = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Tensors that cross the stage's first cut -> tensors that cross its last one."""

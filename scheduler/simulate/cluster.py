@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.errors import PlanError
+from pipeline.frames.envelope import of_probe
 from pipeline.plan import Tier, device_only
 from scheduler.reports import Report
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.agent import Epochs, SimulatedAgent
 from scheduler.simulate.device import SimulatedDevice, SourceSettings
-from scheduler.simulate.links import HEADER_BYTES, PROBE_HEADER_BYTES, Pipe, SimulatedLink, Watch
+from scheduler.simulate.links import Pipe, SimulatedLink, Watch
 from scheduler.simulate.node import Job, SimulatedNode
 from scheduler.simulate.routes import Routes
 from scheduler.simulate.scenario import Scenario
@@ -131,14 +132,14 @@ class Cluster:
             link = self.link(node.name, target)
             if link is None:
                 raise PlanError(job.route.plan.label, f"no link leads from {node.name} to {target}")
-            nbytes = job.sent_bytes
+            nbytes, envelope = job.sent_bytes, hops[job.hop].envelope
             job.hop += 1
             self.agents[target].peers.expect(link)
-            self.agenda.at(link.send(nbytes, now), self._arrive, link, job, nbytes)
+            self.agenda.at(link.send(nbytes, envelope, now), self._arrive, link, job, nbytes)
         elif node.name == home:
             job.device.complete(job)
         else:
-            self._send_home(self.way_home(node.name, home), job.sent_bytes, job)
+            self._send_home(self.way_home(node.name, home), job)
 
     def _arrive(self, link: SimulatedLink, job: Job, nbytes: int) -> None:
         agent = self.agents[link.target]
@@ -170,12 +171,13 @@ class Cluster:
                 return ways[0], ways[1]
         raise PlanError(f"result of {node}", f"no link leads home to {device}")
 
-    def _send_home(self, way: tuple[SimulatedLink, ...], nbytes: int, job: Job) -> None:
+    def _send_home(self, way: tuple[SimulatedLink, ...], job: Job) -> None:
         if not way:
             job.device.complete(job)
             return
-        _, last_s = way[0].pipe.send(nbytes + HEADER_BYTES, self.agenda.now)
-        self.agenda.at(last_s + way[0].delay_s, self._send_home, way[1:], nbytes, job)
+        last = job.route.hops[-1]
+        there_s = way[0].bring_home(last.sent_bytes, last.envelope, self.agenda.now)
+        self.agenda.at(there_s, self._send_home, way[1:], job)
 
     # --- probes
 
@@ -183,7 +185,7 @@ class Cluster:
         link = self.link(source, target)
         if link is not None:
             self.agents[target].peers.expect(link)
-            self.agenda.at(link.send(nbytes, self.agenda.now, PROBE_HEADER_BYTES), self._probed, link, nbytes)
+            self.agenda.at(link.send(nbytes, of_probe(source, nbytes), self.agenda.now), self._probed, link, nbytes)
 
     def _probed(self, link: SimulatedLink, nbytes: int) -> None:
         link.watch.finished(nbytes, self.agenda.now, probe=True)

@@ -9,21 +9,17 @@ import math
 from dataclasses import dataclass
 from operator import itemgetter
 
+from pipeline.frames.envelope import LARGE, Envelope, message_bytes
+from pipeline.frames.wire import Ping, Pong
+from pipeline.plan import Tier
 from scheduler.estimate import MIN_MESSAGE_BYTES
 from scheduler.reports import LinkReport
+from scheduler.simulate.scenario import node_name
 from scheduler.timing import CrossingLog
 from traces.trace import Trace
 
-HEADER_BYTES = 400
-"""Header and framing of a frame's message (measured on the wire: 300 to 600, growing with the hops behind it)."""
-
-PROBE_HEADER_BYTES = 45
-"""The same of a probe: what its node is called, and little else."""
-
-HEAD_BYTES = 100
-"""The small message that announces a large one."""
-
-PING_BYTES = 60
+PING_BYTES = message_bytes(Ping(node_name(Tier.DEVICE), LARGE))
+PONG_BYTES = message_bytes(Pong(node_name(Tier.DEVICE), LARGE, LARGE, LARGE, LARGE))
 
 
 class Pipe:
@@ -72,7 +68,7 @@ class Pipe:
             if set_out_s > now:
                 break
             count += 1
-            free_s = self._sent_s(8.0 * PING_BYTES, free_s if free_s > set_out_s else set_out_s)
+            free_s = self._sent_s(8.0 * PONG_BYTES, free_s if free_s > set_out_s else set_out_s)
             if free_s < math.inf:
                 link.watch.echoes.append((sent_s, free_s + link.delay_s))
         self._free_s = free_s
@@ -181,16 +177,26 @@ class SimulatedLink:
     back: SimulatedLink | None = None
     """The way that pings of the target's take."""
 
-    def send(self, payload_bytes: int, now: float, header_bytes: int = HEADER_BYTES) -> float:
-        """Put a message on its way, a frame's as a rule.
+    def send(self, payload_bytes: int, envelope: Envelope, now: float) -> float:
+        """Put a message on its way, its head before it where it is large.
 
         Returns:
             When it has come in whole.
         """
         if payload_bytes >= MIN_MESSAGE_BYTES:
-            _, head_s = self.pipe.send(HEAD_BYTES, now)
+            _, head_s = self.pipe.send(envelope.head_bytes, now)
             self.watch.expect(payload_bytes, head_s + self.delay_s)
-        _, last_s = self.pipe.send(payload_bytes + header_bytes, now)
+        _, last_s = self.pipe.send(payload_bytes + envelope.beside_bytes, now)
+        return last_s + self.delay_s
+
+    def bring_home(self, payload_bytes: int, envelope: Envelope, now: float) -> float:
+        """The same of a result, which nobody times.
+
+        Returns:
+            When it has come in whole.
+        """
+        head_bytes = envelope.head_bytes if payload_bytes >= MIN_MESSAGE_BYTES else 0
+        _, last_s = self.pipe.send(head_bytes + payload_bytes + envelope.beside_bytes, now)
         return last_s + self.delay_s
 
     def take(self, now: float) -> LinkReport:

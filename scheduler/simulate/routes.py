@@ -6,6 +6,7 @@ import functools
 import itertools
 from dataclasses import dataclass
 
+from pipeline.frames.envelope import Envelope, of_frame
 from pipeline.plan import Plan, Tier
 from scheduler.cost import evaluate
 from scheduler.flow import PIECES
@@ -23,6 +24,8 @@ class HopWork:
     pack_s: float
     sent_bytes: int
     """Payload that goes to the next stage, of a frame like most; of the last one, the result's."""
+    envelope: Envelope
+    """What it takes beside that."""
     spread: float = 0.0
     """See `scheduler.simulate.scenes.Spread`."""
 
@@ -112,8 +115,9 @@ class Routes:
                 stage.compute_s + more,
                 stage.encode_s + more,
                 nbytes,
+                of_frame(scenario.graph, plan, hop, nbytes),
                 spread,
             )
-            for stage, nbytes, spread in zip(cost.stages, sent, [*spreads, 0.0], strict=True)
+            for hop, (stage, nbytes, spread) in enumerate(zip(cost.stages, sent, [*spreads, 0.0], strict=True))
         )
         return hops, cost.accuracy_drop

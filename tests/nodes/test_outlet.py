@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -12,10 +14,16 @@ import zmq
 from nodes.inbox import decode
 from nodes.outlet import Directory, Outlet, Undeliverable
 from nodes.sockets import SocketFactory
-from pipeline.frames.wire import Head, Message, TensorHeader, TileDone
+from pipeline.frames.envelope import of_frame
+from pipeline.frames.wire import FrameHeader, Head, Hop, Message, TensorHeader, TileDone
 from pipeline.model.graph import TensorSpec
+from pipeline.plan import Plan, Tier
+from scheduler.handmade import plan_of
 from scheduler.reports import Endpoints
 from tests.nodes.processes import eventually
+from tests.nodes.tap import Tap
+from tests.nodes.tiny import NAMES
+from tests.scheduler.simulate.nets import network
 
 LIMIT_MS = 20_000
 ANY = "tcp://127.0.0.1:*"
@@ -128,3 +136,40 @@ def test_who_may_wait_waits_behind_one_who_did_not(factory: SocketFactory) -> No
             assert inbox.poll(LIMIT_MS), "a message"
             came += isinstance(decode(inbox.recv_multipart(copy=False)).header, TileDone)
         waiting.join()
+
+
+def frame(plan: Plan, hop: int, payload_bytes: int) -> Message:
+    """What a stage sends on, as `nodes.stage` has it."""
+    graph, codec = network(), (*(link.codec for link in plan.links), "fp32")[hop]
+    (spec,) = (graph.tensors[name] for name in graph.cut(plan.stages[hop].until).tensors)
+    hops = tuple(Hop(stage.node, 0.01, 0.002, 0.03, 0.004, payload_bytes) for stage in plan.stages[: hop + 1])
+    header = FrameHeader(
+        plan.stream, plan.model, plan.epoch, 500, secrets.randbits(61), hop + 1, time.monotonic_ns(),
+        (TensorHeader.of(spec, codec, payload_bytes),), hops,
+    )  # fmt: skip
+    return Message(header, [bytes(payload_bytes)])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("hop", "payload_bytes"), [(0, 3000), (1, 30_000), (2, 16_000), (2, 2000), (2, 40)])
+def test_frames_take_as_many_bytes_on_a_connection_as_the_simulator_counts(
+    factory: SocketFactory, hop: int, payload_bytes: int
+) -> None:
+    plan = plan_of(network(), "stream-1", NAMES, "conv2,conv4", "q8")
+    envelope = of_frame(network(), plan, hop, payload_bytes)
+    counted = payload_bytes + envelope.beside_bytes + (envelope.head_bytes if payload_bytes >= 2048 else 0)
+    inbox, endpoint = factory.pull(ANY)
+    with Tap() as tap, inbox:
+        there = tap.before(endpoint)
+        peers = {name: Endpoints(frames=there, results=there) for name in NAMES.values()}
+        directory = Directory()
+        directory.learn("stream-1", NAMES[Tier.DEVICE], peers)
+        sent: list[int] = []
+        with Outlet(NAMES[list(Tier)[hop]], factory, directory) as outlet:
+            for _ in range(5):
+                before = tap.nbytes
+                outlet.send(plan, hop, frame(plan, hop, payload_bytes))
+                while isinstance(decode(inbox.recv_multipart(copy=False)).header, Head):
+                    pass
+                sent.append(tap.nbytes - before)
+    assert min(sent) == counted, "a handshake, or a heartbeat, may have joined some"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nodes.recording import LinkRecorder, record_folder, record_live
 from nodes.sockets import SocketFactory
 from pipeline.errors import ConfigError
+from pipeline.frames.envelope import Envelope
 from pipeline.plan import Tier
 from scheduler.events import VIEWERS, LogLine, ReportReceived, encode, encode_line, topic
 from scheduler.reports import Crossing, LinkReport, Report
@@ -35,7 +36,7 @@ def reports(trace: Trace, begin_s: float) -> list[tuple[float, Report]]:
     found: list[tuple[float, Report]] = []
     now, due = begin_s, begin_s + 1.0
     for number in range(100_000):
-        arrived_s = link.send(FRAME_BYTES, now)
+        arrived_s = link.send(FRAME_BYTES, Envelope(60, 320), now)
         while arrived_s > due:
             crossed = link.watch.take(due)
             found.append((due, Report("edge-1", Tier.EDGE, "x", len(found), due, links=(crossed,))))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.simulate.links import PING_BYTES, Pipe, SimulatedLink, Watch
+from scheduler.simulate.links import PING_BYTES, PONG_BYTES, Pipe, SimulatedLink, Watch
 from traces.library import library_trace
 from traces.trace import Trace
 
@@ -52,12 +52,12 @@ def test_answers_set_out_in_their_turn(trace: Trace, plan: list[tuple[float, boo
     for at_s in answers:
         pipe.answer(at_s, at_s, link)
     seen = [pipe.send(1000, now)[1] for now in messages]
-    due = sorted([*((at_s, PING_BYTES) for at_s in answers), *((at_s, 1000) for at_s in messages)])
+    due = sorted([*((at_s, PONG_BYTES) for at_s in answers), *((at_s, 1000) for at_s in messages)])
     expected = sent_s(trace, due)
     assert seen == [out_s for (_, nbytes), out_s in zip(due, expected, strict=True) if nbytes == 1000]
     pipe.settle(end_s)
     pipe.settle(10.0)
-    back = [(at_s, out_s) for (at_s, nbytes), out_s in zip(due, expected, strict=True) if nbytes == PING_BYTES]
+    back = [(at_s, out_s) for (at_s, nbytes), out_s in zip(due, expected, strict=True) if nbytes == PONG_BYTES]
     lasting = [out_s + 0.01 - at_s for at_s, out_s in back if out_s < math.inf]
     assert link.take(math.inf).rtt_s == min(lasting, default=None)
 
@@ -73,4 +73,4 @@ def test_a_ping_takes_room_on_both_ways() -> None:
     assert there.send(1, 10.0)[0] == 10.0
     assert link.take(10.0).rtt_s is not None
     link.ping(20.0)
-    assert link.take(30.0).rtt_s == pytest.approx(2 * PING_BYTES / 1e3 + 0.75)
+    assert link.take(30.0).rtt_s == pytest.approx((PING_BYTES + PONG_BYTES) / 1e3 + 0.75)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.frames.envelope import Envelope
 from pipeline.plan import Tier, device_only
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.device import SimulatedDevice
@@ -36,7 +37,10 @@ class Bench:
         """A frame comes now."""
         ledger = SimpleNamespace(expects=lambda frame, attempt: frame not in self.unwanted)
         route = Route(
-            device_only("stream-1", "device-1", "model", 1), (HopWork("device-1", 0.0, compute_s, 0.0, 0),), 0.0, 0
+            device_only("stream-1", "device-1", "model", 1),
+            (HopWork("device-1", 0.0, compute_s, 0.0, 0, Envelope(0, 0)),),
+            0.0,
+            0,
         )
         device = cast(SimulatedDevice, SimpleNamespace(ledger=ledger))
         job = Job(device, number, 0, route, received_s=self.agenda.now, pieces_s=pieces_s)
