@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.plan import Plan, Tier
 from scheduler.estimate import stepped
+from scheduler.policy import Doubt
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.registry import NodeRecord, Registry
 from scheduler.sharing import LEAST_SHARE, Demand, Demands, sent_bps
@@ -150,12 +151,14 @@ class Outlook:
             current=state.current,
         )
 
-    def noise(self, *plans: Plan) -> float:
-        """The largest sampling noise among the links that the plans use."""
+    def doubt(self, *plans: Plan) -> Doubt:
+        """The largest of the links that the plans use."""
         hops = {hop for plan in plans for hop in itertools.pairwise(plan.nodes)}
         found = (self.registry.link(*hop) for hop in hops)
-        seen = (each.goodput(self.now) for each in found if each is not None)
-        return max((each.noise for each in seen if each is not None), default=0.0)
+        seen = [each for link in found if link is not None and (each := link.goodput(self.now)) is not None]
+        return Doubt(
+            max((each.noise for each in seen), default=0.0), max((each.uncertainty for each in seen), default=0.0)
+        )
 
     def freed(self, *plans: Plan) -> bool:
         """Whether a link that the plans use has just come back from an outage, and nothing else has crossed it yet."""

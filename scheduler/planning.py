@@ -13,7 +13,7 @@ from pipeline.plan import Plan, device_only, same, signature
 from scheduler.events import DecisionRecord
 from scheduler.outbox import Outbox
 from scheduler.outlook import QUIET_S, Outlook, alike
-from scheduler.policy import NEAR, Gain, Offer, gain, gain_noise
+from scheduler.policy import NEAR, Gain, Offer, gain, gain_doubt
 from scheduler.problem import LinkEstimate
 from scheduler.streams import MAX_DRAINING, StreamState
 from scheduler.world import Advice, Advisor, World
@@ -106,9 +106,9 @@ class PlanDesk:
         if state.current.epoch and not advice.current_broken and self._in_doubt(state, advice.plan, outlook):
             return
         found = gain(state.settings.objective, advice.current_cost, advice.cost, world.fps)
-        noise = outlook.noise(state.current, advice.plan)
-        noise = gain_noise(found.goal, advice.current_cost, advice.cost, world.fps, noise)
-        verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken, noise), now)
+        doubt = outlook.doubt(state.current, advice.plan)
+        doubt = gain_doubt(found.goal, advice.current_cost, advice.cost, world.fps, doubt)
+        verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken, doubt), now)
         figures |= {"gain": min(found.ratio, MAX_FIGURE), "threshold": verdict.threshold}
         if state.is_idle:  # nothing runs yet that a switch could cost, and the device waits for a word
             if found.ratio > 1.0 and not (advice.broken and not advice.current_broken):

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from scheduler.bounds import busy_s
 from scheduler.estimate import MEMORY_S
@@ -36,8 +37,9 @@ class PolicyConfig:
     550 come a second (simulated). One that has lasted for longer is likely to last as long again: it may be the
     smaller for it."""
     large_gain: float = 1.25
-    """From this ratio on, and from twice the noise margin on, a change is no noise: neither dwell nor confirmation
-    is asked for. It pays for what a switch costs, 0.07 s of results, in 0.3 s."""
+    """From this ratio on, from twice the noise margin on, and from what the links may become in the next two seconds
+    (one deviation), a change is no noise: neither dwell nor confirmation is asked for. It pays for what a switch costs,
+    0.07 s of results, in 0.3 s."""
     step: float = 0.10
     """Added to the margin for every switch for a gain below `large_gain` within `memory_s`."""
     memory_s: float = 300.0
@@ -63,6 +65,18 @@ class Gain:
     goal: Goal
 
 
+class Doubt(NamedTuple):
+    """How unsure a link's estimate is, or a gain that hangs on it: log deviations."""
+
+    noise: float = 0.0
+    """What more samples of the same level would take away."""
+    whole: float = 0.0
+    """With what the link may become over the next two seconds (`scheduler.estimate.HORIZON_S`)."""
+
+
+CERTAIN = Doubt()
+
+
 @dataclass(frozen=True)
 class Offer:
     """A candidate beside the current plan, under the same estimates and at the same quantile."""
@@ -71,8 +85,8 @@ class Offer:
     current_broken: str = ""
     """The bound that the current plan breaks, or empty."""
     candidate_broken: str = ""
-    noise: float = 0.0
-    """Log deviation of the gain, from the number of samples of the links alone (see `gain_noise`)."""
+    doubt: Doubt = CERTAIN
+    """See `gain_doubt`."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +114,9 @@ class SwitchPolicy:
 
     def judge(self, offer: Offer, now: float) -> Verdict:
         """Whether to switch to the candidate."""
-        threshold = 1.0 + max(self.config.margin, self.config.noise_margin * offer.noise) + self._steps(now)
-        large = max(self.config.large_gain, threshold, 1.0 + 2.0 * self.config.noise_margin * offer.noise)
+        noise = self.config.noise_margin * offer.doubt.noise
+        threshold = 1.0 + max(self.config.margin, noise) + self._steps(now)
+        large = max(self.config.large_gain, threshold, 1.0 + 2.0 * noise, math.exp(offer.doubt.whole))
         if offer.current_broken and not offer.candidate_broken:
             return Verdict(True, f"{offer.current_broken} is broken", 0.0)
         if offer.candidate_broken and not offer.current_broken:
@@ -147,7 +162,7 @@ class SwitchPolicy:
 
     def _since(self, offer: Offer, threshold: float, now: float) -> float | None:
         """Since when the candidate is better, by each gain or by their mean; None where it is not."""
-        gain, noise = offer.gain.ratio, offer.noise
+        gain, noise = offer.gain.ratio, offer.doubt.noise
         margin, steps = self.config.margin, self._steps(now)
         if offer.gain.goal is Goal.HEADROOM:
             self._near.end()  # it pays once the link is faster, and not in time
@@ -215,6 +230,11 @@ def gain(objective: Objective, current: Cost, candidate: Cost, fps: float = 0.0)
         if not 1.0 / (1.0 + max(NEAR, level.tolerance)) <= ratio <= 1.0 + max(NEAR, level.tolerance):
             return Gain(ratio, level.goal)
     return Gain(1.0, objective.levels[0].goal)
+
+
+def gain_doubt(goal: Goal, current: Cost, candidate: Cost, fps: float, links: Doubt) -> Doubt:
+    """How unsure a gain is, where the links' estimates are so unsure."""
+    return Doubt(*(gain_noise(goal, current, candidate, fps, each) for each in links))
 
 
 def gain_noise(goal: Goal, current: Cost, candidate: Cost, fps: float, noise: float) -> float:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from pipeline.plan import Tier
 from scheduler.objective import Goal, Objective, Priority
-from scheduler.policy import Gain, Offer, PolicyConfig, SwitchPolicy, gain, gain_noise
+from scheduler.policy import Doubt, Gain, Offer, PolicyConfig, SwitchPolicy, gain, gain_noise
 from scheduler.problem import Cost, LinkCost, StageCost
 from tests.scheduler.toys import cost
 
 
-def offer(ratio: float, *, broken: str = "", new_broken: str = "", noise: float = 0.0) -> Offer:
+def offer(ratio: float, *, broken: str = "", new_broken: str = "", noise: float = 0.0, whole: float = 0.0) -> Offer:
     """An offer of a gain in throughput."""
-    return Offer(Gain(ratio, Goal.THROUGHPUT), broken, new_broken, noise)
+    return Offer(Gain(ratio, Goal.THROUGHPUT), broken, new_broken, Doubt(noise, whole))
 
 
 def test_a_small_gain_is_not_worth_it_and_a_lasting_one_is() -> None:
@@ -70,6 +70,15 @@ def test_a_broken_bound_does_not_wait_and_the_way_back_does() -> None:
 
 def test_no_gain_is_bought_by_breaking_a_bound() -> None:
     assert not SwitchPolicy().judge(offer(9.0, new_broken="max_drop"), 0.0).switch
+
+
+def test_a_gain_that_the_next_two_seconds_may_undo_has_to_last() -> None:
+    policy = SwitchPolicy()
+    assert not policy.judge(offer(1.3, whole=0.95), 0.0).switch
+    assert policy.judge(offer(2.6, whole=0.95), 0.1).switch, "exp(0.95) is 2.59"
+    policy = SwitchPolicy()
+    assert not policy.judge(offer(1.3, whole=0.95), 10.0).switch
+    assert policy.judge(offer(1.3, whole=0.95), 12.0).switch, "it lasted"
 
 
 def test_sampling_noise_raises_the_margin() -> None:
