@@ -132,10 +132,7 @@ def run(
             _append(kept, row)
             typer.echo(f"{number + 1}/{len(cases)} {case.name}: {row['wall s']} s", err=True)
         rows.append(row)
-    report = _report(rows, seconds)
-    if show == "short":
-        return msgspec.structs.replace(report, rows=sorted(filter(_is_short, report.rows), key=_of_best))
-    return report
+    return _report(rows, seconds, show)
 
 
 def sliced(cases: Sequence[Case], part: str) -> list[Case]:
@@ -285,7 +282,7 @@ def _plan_at(case: Case, rate_bps: float) -> Plan:
 # --- the report
 
 
-def _report(rows: list[dict[str, Cell]], seconds: float) -> BenchReport:
+def _report(rows: list[dict[str, Cell]], seconds: float, show: str = "all") -> BenchReport:
     for row in rows:
         rivals = {name: _value(row, name) for name in (*RIVALS, BEST_FIXED)}
         best = max(rivals, key=lambda name: rivals[name])
@@ -307,10 +304,11 @@ def _report(rows: list[dict[str, Cell]], seconds: float) -> BenchReport:
         f"most over fp32 splitting {_most(rows, FP32):.1f}; over cloud-only {_most(rows, ('cloud-only',)):.1f}",
         *(f"falls short, by {name}: {_counts(short, rows, name)}" for name in ("goal", "model", "speed", "trace")),
     ]
-    for row in rows:
+    shown = sorted(short, key=_of_best) if show == "short" else rows
+    for row in shown:
         for name in (OURS, *RIVALS, BEST_FIXED, ORACLE, "of best rival", "of oracle"):
             row[name] = round(_value(row, name), 3)
-    return BenchReport("never_lose", rows, bars, notes)
+    return BenchReport("never_lose", shown, bars, notes)
 
 
 def _is_short(row: Mapping[str, Cell]) -> bool:
