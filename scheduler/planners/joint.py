@@ -157,10 +157,10 @@ def _least_of_all(problem: Problem, search: Search, bounds: tuple[Bound, ...]) -
 
 
 def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...], known: Found | None = None) -> Found | None:
-    found, least, share = known, -math.inf, faster(problem)
+    found, least, share, spared = known, -math.inf, faster(problem), math.inf
     for level in problem.objective.levels:
-        if level.goal is Goal.HEADROOM and share == 1.0 and least > -math.inf:
-            continue  # it is the throughput itself
+        if level.goal is Goal.HEADROOM and share == 1.0 and level.tolerance >= spared:
+            continue  # it is the throughput itself, which was given no more than that
         measure = measure_of(problem, level.goal)
         value = math.inf if found is None else found.at(measure)
         if level.goal is not Goal.HEADROOM or value > least:
@@ -171,7 +171,7 @@ def _levels(problem: Problem, search: Search, bounds: tuple[Bound, ...], known: 
         bounds += (Bound(level.goal, measure, value * (1 + level.tolerance), 1.0),)
         if level.goal is Goal.THROUGHPUT:
             # No plan that is left has more headroom than this period allows: where that much is there, none is sought.
-            least = value / share * (1 + SLACK)
+            least, spared = value / share * (1 + SLACK), level.tolerance
     return found
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.bounds import SLACK
@@ -50,8 +50,12 @@ def check_optimal(problem: Problem) -> None:
         assert value <= limit * (1 + SLACK)
 
 
+LOOSE_THROUGHPUT = Objective((Priority(Goal.THROUGHPUT, 0.1), Priority(Goal.HEADROOM)))
+
+
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), blocks=st.integers(2, 6), objective=objectives())
+@example(seed=1, blocks=5, objective=LOOSE_THROUGHPUT).via("headroom with less to spare than the throughput before it")
 def test_joint_is_brute_force(seed: int, blocks: int, objective: Objective) -> None:
     check_optimal(worlds.problem(np.random.default_rng(seed), worlds.Size(blocks), objective))
 
