@@ -107,6 +107,8 @@ class Admission:
         self._highest_used = 0
         self._lost: dict[str, int] = {}
         self._announced: dict[int, Plan] = {0: fallback}
+        self._committed = fallback
+        """By the latest announcement."""
         self._waiting: Waiting | None = None
         self._retries: deque[Attempt] = deque()
         self._key_due = False
@@ -308,11 +310,19 @@ class Admission:
             self._announced |= {plan.epoch: plan for plan in announcement.plans}
             self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-MAX_ANNOUNCED:]}
             self._lost, self._may_detour = announcement.lost, announcement.detour
-            self._follow(announcement.committed)
+            self._committed = announcement.committed
+            self._follow()
             self._leave_lost_nodes()
             self._changed.notify_all()
 
-    def _follow(self, plan: Plan) -> None:
+    def built(self) -> None:
+        """A plan can run here from now on; it may be one that was committed before it could."""
+        with self._changed:
+            self._follow()
+            self._changed.notify_all()
+
+    def _follow(self) -> None:
+        plan = self._committed
         is_new = plan.epoch > self._highest_used
         if is_new and self._epochs.is_ready(self.stream, plan.epoch) and not self._lost_nodes(plan):
             self.fallback_reason = ""

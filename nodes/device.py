@@ -154,6 +154,11 @@ class DeviceNode(Node):
         if isinstance(command, Announcement) and command.stream == self.stream.stream:
             self.admission.hear(command)
 
+    def built(self) -> None:
+        """Follow a committed plan as soon as it can run here: one for the device alone is committed unbuilt."""
+        self.admission.built()
+        super().built()
+
     def enrich(self, report: Report) -> Report:
         """Add the stream and its events."""
         with self._events_lock:

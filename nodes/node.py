@@ -85,7 +85,7 @@ class Node:
         self.directory = Directory(settings.peers)
         self.factory = SocketFactory(zmq.Context(), settings.insecure, settings.keys)
         self._segments = SegmentCache(model.captured, settings.torch_device, settings.layout)
-        self.epochs = EpochStore(self._prepare, on_change=self.changed)
+        self.epochs = EpochStore(self._prepare, on_change=self.built)
         outlet = Outlet(settings.name, self.factory, self.directory, TILES_HWM if tier is None else FRAMES_HWM)
         batches = settings.batches if tier in (Tier.EDGE, Tier.CLOUD) else Batches.OFF
         self.loop = StageLoop(settings.name, self.fingerprint, self.epochs, outlet, deliver, batches)
@@ -180,6 +180,10 @@ class Node:
     def is_named(self, plan: Plan) -> bool:
         """Whether this node has anything to do in `plan`."""
         return self.name in plan.nodes
+
+    def built(self) -> None:
+        """A plan is ready, or refused: report at once."""
+        self.changed()
 
     def changed(self) -> None:
         """Something jumped: report at once."""

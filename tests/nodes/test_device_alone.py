@@ -37,6 +37,19 @@ def test_a_device_only_plan_runs_on_what_epoch_0_has_built() -> None:
     assert later.compute == first.compute
 
 
+def test_a_plan_that_is_committed_before_it_is_built_runs_as_soon_as_it_is() -> None:
+    """As one for the device alone is, when its links fail: the next announcement comes a second later."""
+    deployment = Deployment(needs_plan=False)
+    device = deployment.device(None)
+    try:
+        plan = device_only("camera", NAMES[Tier.DEVICE], deployment.model.captured.graph.fingerprint, epoch=7)
+        device.hear(Announcement("camera", "test", 1, plan, commit=7))
+        assert any(device.admission.wait_for_plan(10.0) for _ in range(100)), "a call waits for 0.1 s"
+        assert device.admission.plan == plan
+    finally:
+        deployment.stop()
+
+
 def test_frames_that_no_result_comes_of_are_computed_on_the_device_one_by_one() -> None:
     """Two frames go by a plan whose link is dead; the source has ended, and the device has nothing else to do."""
     deployment, frames = Deployment(needs_plan=False), 2
