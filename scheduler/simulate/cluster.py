@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from pipeline.errors import PlanError
@@ -18,6 +19,9 @@ from scheduler.simulate.scenario import Scenario
 from scheduler.simulate.scenes import Scenes
 
 LinkName = tuple[str, str]
+
+PHASE_S = 0.1
+"""With a seed, the traces begin up to so much before the first frame: live, it is chance how frames and bursts meet."""
 
 
 class Cluster:
@@ -42,6 +46,9 @@ class Cluster:
         self.check_epochs = True
         """False for the oracle, whose plans need no building."""
         self._pipes: dict[object, Pipe] = {}
+        phase_s = random.Random(scenario.seed).uniform(0.0, PHASE_S) if scenario.seed else 0.0
+        self._traces_s = scenario.lead_s - phase_s
+        """When traces begin."""
         for tier in Tier:
             for name in scenario.names(tier):
                 self._add_node(name, tier, send)
@@ -85,7 +92,7 @@ class Cluster:
         late_s = self.scenario.trace_spread_s * self._numbers[first] if alone else 0.0
         pipe = self._pipes.get(key)
         if pipe is None:
-            pipe = self._pipes[key] = Pipe(trace, self.scenario.lead_s - late_s)
+            pipe = self._pipes[key] = Pipe(trace, self._traces_s - late_s)
         made = self._links[source, target] = SimulatedLink(source, target, pipe, channel.delay_s, Watch(source))
         if upstream:
             made.back = self.link(target, source)

@@ -94,6 +94,11 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert simulate(scenario(STEPS, seed=4)).frames != first.frames
 
 
+def test_frames_meet_a_trace_at_another_moment_with_another_seed() -> None:
+    quiet = [simulate(scenario(STEPS, seed=seed, noise=0.0)).frames.done_s for seed in range(3)]
+    assert len({tuple(each) for each in quiet}) == 3
+
+
 def fixed(**changes: object) -> tuple[RunRecord, float, float]:
     """A fixed plan on a constant link without noise; its run, and the cost model's period and latency."""
     run = scenario(LINK_BPS, policy="fixed", fixed=split_plan(), noise=0.0, **changes)
