@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.plan import Plan, Tier
-from scheduler.estimate import stepped
 from scheduler.policy import Doubt
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.registry import NodeRecord, Registry
 from scheduler.sharing import LEAST_SHARE, Demand, Demands, sent_bps
 from scheduler.streams import StreamState
+from scheduler.swings import STEADY, Swing
+from scheduler.tracker import stepped
 from scheduler.world import Candidate, World
 
 MAX_CANDIDATES = 6
@@ -159,6 +160,11 @@ class Outlook:
         return Doubt(
             max((each.noise for each in seen), default=0.0), max((each.uncertainty for each in seen), default=0.0)
         )
+
+    def swings(self, plan: Plan) -> list[Swing]:
+        """What is to be expected of each link that the plan uses."""
+        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
+        return [STEADY if each is None else each.swing(self.now) for each in found]
 
     def freed(self, *plans: Plan) -> bool:
         """Whether a link that the plans use has just come back from an outage, and nothing else has crossed it yet."""

@@ -13,7 +13,7 @@ from pipeline.plan import Plan, device_only, same, signature
 from scheduler.events import DecisionRecord
 from scheduler.outbox import Outbox
 from scheduler.outlook import QUIET_S, Outlook, alike
-from scheduler.policy import NEAR, Gain, Offer, gain, gain_doubt
+from scheduler.policy import NEAR, Gain, Offer, gain, gain_doubt, mean_cost
 from scheduler.problem import LinkEstimate
 from scheduler.streams import MAX_DRAINING, StreamState
 from scheduler.world import Advice, Advisor, World
@@ -105,10 +105,13 @@ class PlanDesk:
             return
         if state.current.epoch and not advice.current_broken and self._in_doubt(state, advice.plan, outlook):
             return
+        forced = bool(advice.current_broken) and not advice.broken
         found = gain(state.settings.objective, advice.current_cost, advice.cost, world.fps)
         doubt = outlook.doubt(state.current, advice.plan)
         doubt = gain_doubt(found.goal, advice.current_cost, advice.cost, world.fps, doubt)
         verdict = state.policy.judge(Offer(found, advice.current_broken, advice.broken, doubt), now)
+        if verdict.switch and not forced and (passing := self._passing(state, advice, world, outlook)):
+            verdict = replace(verdict, switch=False, reason=passing)
         figures |= {"gain": min(found.ratio, MAX_FIGURE), "threshold": verdict.threshold}
         if state.is_idle:  # nothing runs yet that a switch could cost, and the device waits for a word
             if found.ratio > 1.0 and not (advice.broken and not advice.current_broken):
@@ -119,7 +122,6 @@ class PlanDesk:
                 own = device_only(state.stream, state.device, state.model, 0)
                 self._prepare(state, own, "nothing is better than the device alone", figures, now)
             return
-        forced = bool(advice.current_broken) and not advice.broken
         if state.is_unused and found.ratio >= 1.0 + NEAR and not (advice.broken and not advice.current_broken):
             verdict = replace(
                 verdict, switch=True, reason=f"{found.goal} gain {found.ratio:.2f} before the first frame"
@@ -148,6 +150,19 @@ class PlanDesk:
         if outlook.held_up(state.current) or outlook.silent(state.current, QUIET_S):
             return True
         return plan.is_device_only and outlook.recovers(state.current)
+
+    def _passing(self, state: StreamState, advice: Advice, world: World, outlook: Outlook) -> str:
+        """Why a gain is likely to be over too soon to leave a plan over links for it, or an empty string.
+
+        Links that were something else a moment ago, time and again, will be so again: a plan is left only for one
+        that is better in the mean of what they are and what they were, too.
+        """
+        if not state.may_detour or state.current.is_device_only or advice.current_cost is None:
+            return ""
+        here = mean_cost(advice.current_cost, outlook.swings(state.current))
+        there = mean_cost(advice.cost, outlook.swings(advice.plan))
+        found = gain(state.settings.objective, here, there, world.fps)
+        return "" if found.ratio >= 1.0 + NEAR else f"{found.goal} gain is {found.ratio:.2f} as the links come and go"
 
     def regret(self, state: StreamState, outlook: Outlook) -> str:
         """Why the prepared plan is no longer worth its switch, or an empty string.

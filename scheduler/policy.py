@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from scheduler.bounds import busy_s
-from scheduler.estimate import MEMORY_S
 from scheduler.objective import Goal, Objective
 from scheduler.problem import Cost
+from scheduler.swings import Swing
+from scheduler.tracker import MEMORY_S
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Doubt(NamedTuple):
     noise: float = 0.0
     """What more samples of the same level would take away."""
     whole: float = 0.0
-    """With what the link may become over the next two seconds (`scheduler.estimate.HORIZON_S`)."""
+    """With what the link may become over the next two seconds (`scheduler.tracker.HORIZON_S`)."""
 
 
 CERTAIN = Doubt()
@@ -232,6 +233,27 @@ def gain(objective: Objective, current: Cost, candidate: Cost, fps: float = 0.0)
     return Gain(1.0, objective.levels[0].goal)
 
 
+def mean_cost(cost: Cost, swings: Sequence[Swing]) -> Cost:
+    """A plan's cost over the next seconds, where its links (one swing each) stay as they are or are what they were.
+
+    Only the link that may change most counts. Results add up over time, so the period is that of the mean rate.
+    """
+    at = max(range(len(swings)), key=lambda place: swings[place].change, default=None)
+    if at is None or not swings[at].change or not cost.links:
+        return cost
+    stays, then = swings[at].stays, _slower(cost, swings[at].slower, at)
+    return replace(
+        cost,
+        latency_s=cost.latency_s**stays * then.latency_s ** (1.0 - stays),
+        period_s=_mean_period_s(stays, cost.period_s, then.period_s),
+        headroom_s=_mean_period_s(stays, cost.headroom_s, then.headroom_s),
+    )
+
+
+def _mean_period_s(stays: float, now_s: float, then_s: float) -> float:
+    return 0.0 if min(now_s, then_s) <= 0.0 else 1.0 / (stays / now_s + (1.0 - stays) / then_s)
+
+
 def gain_doubt(goal: Goal, current: Cost, candidate: Cost, fps: float, links: Doubt) -> Doubt:
     """How unsure a gain is, where the links' estimates are so unsure."""
     return Doubt(*(gain_noise(goal, current, candidate, fps, each) for each in links))
@@ -253,16 +275,19 @@ def gain_noise(goal: Goal, current: Cost, candidate: Cost, fps: float, noise: fl
     return max(abs(logs[0] - logs[1]), abs(logs[2] - logs[1]))
 
 
-def _slower(cost: Cost, factor: float) -> Cost:
-    """A plan's cost where all links take so many times as long."""
+def _slower(cost: Cost, factor: float, at: int | None = None) -> Cost:
+    """A plan's cost where its links, or the one at this place, take so many times as long."""
     if not cost.links:
         return cost
-    sent_s = [*(link.transfer_s for link in cost.links), cost.home.transfer_s]
+    before_s = [*(link.transfer_s for link in cost.links), cost.home.transfer_s]
+    slow = [at is None or place == at for place in range(len(cost.links))]
+    # The way home is the device's own link, as a rule.
+    sent_s = [each * factor if slower else each for each, slower in zip(before_s, [*slow, slow[0]], strict=True)]
     busy = busy_s(cost.stages)
-    period_s = max(busy, factor * max(sent_s))
+    period_s = max(busy, *sent_s)
     return replace(
         cost,
-        latency_s=cost.latency_s + (factor - 1.0) * sum(sent_s),
+        latency_s=cost.latency_s + sum(sent_s) - sum(before_s),
         period_s=period_s,
         headroom_s=max(busy, cost.headroom_s * period_s / cost.period_s) if cost.period_s > 0.0 else busy,
     )

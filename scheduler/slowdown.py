@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scheduler.estimate import MEMORY_S, Estimate, RatioTracker
+from scheduler.tracker import MEMORY_S, Estimate, RatioTracker
 
 FOREIGN_UNCERTAINTY = 0.3
 """Log deviation of a slowdown that is only guessed from the machine's load."""

@@ -12,9 +12,9 @@ from pipeline.model.graph import ModelGraph
 from pipeline.tiling.crew import MEETING_S, Crew
 from pipeline.tiling.fuse import SpanCosts
 from pipeline.tiling.search import Runs
-from scheduler.estimate import stepped
 from scheduler.tables import SegmentTimes
 from scheduler.tiles import Grid, TileTable
+from scheduler.tracker import stepped
 
 SPEED_STEP, LINK_STEP = 0.1, 0.25
 """Logarithms of speeds and of links' figures are rounded to these: for nearly the same crew there is one table."""

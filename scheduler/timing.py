@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduler.estimate import BIN_S, LONG_S, MIN_MESSAGE_BYTES, OUTAGE_RATIO, OUTAGE_S, LinkEstimator, RecentLeast
+from scheduler.estimate import LONG_S, MIN_MESSAGE_BYTES, OUTAGE_RATIO, OUTAGE_S, LinkEstimator, RecentLeast
 from scheduler.reports import MAX_CROSSINGS, Crossing, LinkReport
+from scheduler.tracker import BIN_S
 
 OFFSET_WINDOW_S = 60.0
 """Clocks of two machines drift apart by some tens of parts in a million: 60 s are a few milliseconds."""

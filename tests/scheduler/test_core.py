@@ -116,6 +116,25 @@ def test_no_link_is_left_for_the_device_while_it_recovers(monkeypatch: pytest.Mo
     assert _nodes(device) == ("phone",)
 
 
+@pytest.mark.parametrize("swings", [True, False])
+def test_a_link_that_comes_and_goes_is_not_left_for_a_dip(swings: bool) -> None:
+    """Of 8 and 1 Mbit/s, second by second, the mean is better than the device's 5 frames a second."""
+    made, device, edge = cluster(goodput_bps=8e6)
+    made.run(8.0)
+    assert _nodes(device) == ("phone", "edge")
+    for _ in range(10 if swings else 0):
+        for goodput_bps in (1e6, 8e6):
+            edge.goodput_bps["phone"] = goodput_bps
+            made.run(1.0)
+    switched = len(made.decisions("switched"))
+    edge.goodput_bps["phone"] = 1e6
+    made.run(2.5)
+    assert _nodes(device) == (("phone", "edge") if swings else ("phone",))
+    assert len(made.decisions("switched")) == switched + (not swings)
+    made.run(20.0)
+    assert _nodes(device) == ("phone",), "it lasts"
+
+
 def test_no_gain_is_read_off_a_time_without_results() -> None:
     made, device, _ = cluster()
     silent = Figure(0.0, 0.0, 0.0)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.estimate import MAX_UNCERTAINTY, TIMING_S, LinkEstimator, RatioTracker, RecentLeast
+from scheduler.estimate import TIMING_S, LinkEstimator, RecentLeast
 from scheduler.reports import Crossing, LinkReport
 from scheduler.slowdown import SlowdownEstimator
+from scheduler.tracker import MAX_UNCERTAINTY, RatioTracker
 from tests.data import DATA, needs_data
 from tests.scheduler.receivers import Receiver, Traffic
 from traces.formats import read_trace

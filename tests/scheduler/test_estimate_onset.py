@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.estimate import LinkEstimator, RatioTracker
+from scheduler.estimate import LinkEstimator
 from scheduler.reports import Crossing
+from scheduler.tracker import RatioTracker
 
 BITS = 16_384.0
 

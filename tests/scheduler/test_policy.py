@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.plan import Tier
 from scheduler.objective import Goal, Objective, Priority
-from scheduler.policy import Doubt, Gain, Offer, PolicyConfig, SwitchPolicy, gain, gain_noise
+from scheduler.policy import Doubt, Gain, Offer, PolicyConfig, SwitchPolicy, gain, gain_noise, mean_cost
 from scheduler.problem import Cost, LinkCost, StageCost
+from scheduler.swings import STEADY, Swing
 from tests.scheduler.toys import cost
 
 
@@ -168,3 +170,22 @@ def test_a_gain_is_as_noisy_as_the_links_only_where_one_plan_waits_for_them(nois
     assert throughput(busy, alone) == 0.0, "its link is not the bottleneck"
     latency = gain_noise(Goal.LATENCY, busy, alone, 0.0, noise)
     assert 0.0 < latency < 0.2 * noise
+
+
+def test_a_cost_in_the_mean_is_that_of_the_mean_rate() -> None:
+    down = sending(0.5, 0.01)
+    half = mean_cost(down, [Swing(0.5, 0.2)])
+    assert 1.0 / half.period_s == pytest.approx(0.5 * 2.0 + 0.5 * 10.0)
+    assert half.latency_s == pytest.approx(math.sqrt(0.51 * 0.11))
+    assert half.headroom_s <= half.period_s
+    assert mean_cost(down, [STEADY]) is down
+    assert mean_cost(cost(0.2), []).period_s == 0.2, "the device alone waits for no link"
+    computing = sending(0.01, 0.5)
+    assert mean_cost(computing, [Swing(0.5, 0.2)]).period_s == pytest.approx(0.5), "its link is not the bottleneck"
+
+
+def test_a_cost_in_the_mean_is_by_the_least_steady_link() -> None:
+    one = sending(0.5, 0.01)
+    two = replace(one, links=(one.links[0], replace(one.links[0], transfer_s=0.1)))
+    assert mean_cost(two, [STEADY, Swing(0.5, 10.0)]).period_s == pytest.approx(1.0 / (0.5 / 0.5 + 0.5 / 1.0))
+    assert mean_cost(two, [Swing(0.5, 0.5), Swing(0.9, 0.9)]).period_s == pytest.approx(1.0 / (0.5 / 0.5 + 0.5 / 0.25))
