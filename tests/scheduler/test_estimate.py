@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.estimate import TIMING_S, LinkEstimator, RecentLeast
+from scheduler.estimate import LONG_S, TIMING_S, LinkEstimator, RecentLeast
 from scheduler.reports import Crossing, LinkReport
 from scheduler.slowdown import SlowdownEstimator
+from scheduler.swings import STEADY
 from scheduler.tracker import MAX_UNCERTAINTY, RatioTracker
 from tests.data import DATA, needs_data
 from tests.scheduler.receivers import Receiver, Traffic
@@ -125,6 +126,19 @@ def test_a_link_recovers_for_as_long_as_its_spell_of_outages_lasted() -> None:
     estimator.add(LinkReport("p", (quick,)), 9.5)
     estimator.add(LinkReport("p", (quick,)), 10.0)
     assert not estimator.recovers(10.0), "it is settled"
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_what_a_link_is_in_the_mean_is_of_levels_that_it_settled_at(settled: bool) -> None:
+    estimator = LinkEstimator()
+    assert estimator.swing(0.0) is STEADY
+    for second in range(20):
+        size, busy_s = (100_000 if second % 6 < 3 else 1_000_000), (0.3 if settled else LONG_S + 0.1)
+        for tick in range(3 if settled else 1):
+            estimator.add(LinkReport("p", (Crossing(round(size * busy_s), busy_s, 0.0),)), second + 0.3 * tick)
+    found = estimator.swing(20.0)
+    assert (found == STEADY) is not settled
+    assert not settled or (found.stays < 0.8 and found.slower < 0.5), "0.8 Mbit/s now, and 8 a moment ago"
 
 
 def test_a_level_of_samples_no_longer_than_their_timing_error_is_as_uncertain() -> None:
