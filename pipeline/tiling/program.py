@@ -18,6 +18,7 @@ from pipeline.model.graph import TensorSpec
 from pipeline.model.operators import dtype_name, spec_of
 from pipeline.tiling.operators import Layout, Operator, Read
 from pipeline.tiling.regions import Interval, Region, Window, whole
+from pipeline.tiling.windows import Fits
 
 _aten = torch.ops.aten
 
@@ -127,16 +128,15 @@ class TileProgram:
         )
         return self.call(node.target, *args, origin=node, **kwargs)
 
-    def pad_uneven(self, node: fx.Node, read: Read, region: Region, value: float) -> fx.Node:
-        """The input of a window with padding written out, at the true border only, so that the window needs none."""
+    def pad_uneven(self, node: fx.Node, read: Read, region: Region, fits: Fits, value: float) -> fx.Node:
+        """The input of a window with padding written out, at the true border only, on the axes that have no fit."""
         needed = read.needed(region)
-        rows, columns = windows_of(read)
-        return self.pad(
-            node,
-            (2, 3),
-            (rows.padding(region.rows, needed.rows), columns.padding(region.columns, needed.columns)),
-            value,
+        windows, outs, helds = windows_of(read), (region.rows, region.columns), (needed.rows, needed.columns)
+        down, across = (
+            (0, 0) if each else window.padding(out, held)
+            for each, window, out, held in zip(fits, windows, outs, helds, strict=True)
         )
+        return self.pad(node, (2, 3), (down, across), value)
 
     def pad(
         self, node: fx.Node, axes: tuple[int, int], amounts: tuple[tuple[int, int], tuple[int, int]], value: float

@@ -28,6 +28,12 @@ class Fit:
         return Interval(out.start - self.lead, out.start - self.lead + self.made)
 
 
+Fits = tuple[Fit | None, Fit | None]
+"""Of rows and columns; None for an axis whose padding is written out."""
+
+WRITTEN_OUT: Fits = (None, None)
+
+
 def outputs(window: Window, size: int, padding: int, ceil_mode: bool = False) -> int:
     """Outputs of a window over `size` positions; as PyTorch counts them."""
     span = size + 2 * padding - window.extent
