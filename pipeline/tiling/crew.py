@@ -39,9 +39,13 @@ class Crew:
     """Bytes per second at which the edge node crops, packs and merges."""
     start_s: float = 5e-5
     """What starting a tile's program costs."""
-    again_s: float = 2e-4
+    again_s: float = 2.5e-4
     """What it costs to run a block a second time, for some rows of its map alone, beside its `fixed_s`, which were
-    measured with warm caches: 0.8 ms for one block of VGG-16 and its pooling, 1.8 ms for nine of Darknet-53."""
+    measured with warm caches. Within a quarter of what was seen: 0.8 ms for one block of VGG-16 and its pooling, 0.2 of
+    them fixed, and 1.8 ms for nine of Darknet-53."""
+    weights_bytes_s: float = 1.2e10
+    """Bytes per second at which their weights are read again then, where that takes longer: the 9.4 MB of that block of
+    VGG-16 take 0.8 ms."""
     fixed_s: Mapping[str, float] = field(default_factory=dict)
     """The part of `block_s` that does not shrink with the tile; blocks that are not in here have none."""
 
@@ -195,7 +199,9 @@ class ChainTime:
         pieces_s = costs.seconds.of([Interval(*each) for each in itertools.pairwise(cuts)], [self._across])[:, 0]
         starts = np.searchsorted(cuts, [part.start for part in rows])
         seams_s = np.add.reduceat(pieces_s, starts) - costs.seconds.of(rows, [self._across])[:, 0]
-        again_s = (self.crew.again_s * costs.blocks + costs.fixed_s) * np.array([len(cut) for cut in edges])
+        read_s = costs.weight_bytes / self.crew.weights_bytes_s
+        once_s = max(self.crew.again_s * costs.blocks + costs.fixed_s, read_s)
+        again_s = once_s * np.array([len(cut) for cut in edges])
         return float(((seams_s + again_s) / self._speeds(rows)).max())
 
     def last_s(self, rows: Sequence[Interval], nbytes: float) -> float:

@@ -101,6 +101,7 @@ class StackCosts:
     heights: Ints
     """Of the maps of `bytes_in`; 1 where a tensor has no rows."""
     blocks: int
+    weight_bytes: int
 
     def halo(self, rows: Sequence[Interval], columns: Sequence[Interval]) -> float:
         """Work that the tiles of a grid do beyond the untiled stack's, as a share of that: 0.25 is a quarter more."""
@@ -173,17 +174,18 @@ class StackReach:
             block_s: seconds of each block, untiled.
             fixed_s: the part of these seconds that does not shrink with the tile (starting, reading weights).
         """
-        names = [block.name for block in self.blocks if not start.mask >> block.index & 1]
+        blocks = [block for block in self.blocks if not start.mask >> block.index & 1]
         bytes_in, heights = self._read_at(start)
         return StackCosts(
             self._behind(start, self._seconds(block_s, fixed_s)),
-            sum(min(fixed_s.get(name, 0.0), block_s[name]) for name in names),
+            sum(min(fixed_s.get(block.name, 0.0), block_s[block.name]) for block in blocks),
             self.work(start),
             bytes_in,
             self.bytes_out(start),
             (self.height, self.width),
             heights,
-            len(names),
+            len(blocks),
+            sum(block.weight_bytes for block in blocks),
         )
 
     def bytes_in(self, start: Cut) -> Terms:
