@@ -95,9 +95,9 @@ class ChainRun:
         if number == len(self._chain.links):
             return
         link = self._chain.links[number]
-        left = self._left.setdefault(
-            number, {index for index, part in enumerate(link.parts) if part.worker not in self._here}
-        )
+        if number not in self._left:
+            self._left[number] = {index for index, part in enumerate(link.parts) if part.worker not in self._here}
+        left = self._left[number]
         for index in sorted(left):
             part = link.parts[index]
             assert part.seat is not None

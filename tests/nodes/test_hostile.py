@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from pipeline.frames.wire import Head, Message, Ping, Pong
 from pipeline.plan import Tier
 from scheduler.events import decode_report, encode
 from scheduler.handmade import Tiling, plan_of, tiled
-from scheduler.patience import BUDGET, BURST, PROBATION_BUDGET, PROBATION_S, Patience, Source
+from scheduler.patience import BUDGET, BURST, PROBATION_BUDGET, PROBATION_S, Patience, Source, shut
 from scheduler.reports import Report
 from tests.nodes.processes import eventually
 from tests.nodes.tiny import BEAT_S, NAMES, Deployment
@@ -136,6 +137,30 @@ def test_a_connection_is_shut_only_while_it_is_the_same() -> None:
     assert [patience.refused(source, 0.0) for _ in range(BUDGET + 2)] == [False] * BUDGET + [True, False]
     assert patience.is_cut(source)
     assert not patience.is_cut(source._replace(port=4712)), "the descriptor's next connection is another peer"
+
+
+def test_a_descriptor_that_another_peer_got_is_not_taken_for_the_former_one(
+    inbox: tuple[str, LinkMeter, list[Incoming]],
+) -> None:
+    endpoint, _, taken = inbox
+    for number in (1, 2):
+        with zmq.Context() as context, context.socket(zmq.PUSH) as peer:
+            peer.connect(endpoint)
+            peer.send_multipart(wire.encode(Message(Ping("one", number))))
+            eventually(partial(_has, taken, number), "the ping is taken")
+        source = taken[-1].source
+        assert source is not None
+        eventually(partial(_is_closed, source), "its connection is closed")
+    first, second = (each.source for each in taken)
+    assert first is not None and second is not None and first.port != second.port
+
+
+def _has(taken: list[Incoming], count: int) -> bool:
+    return len(taken) == count
+
+
+def _is_closed(source: Source) -> bool:
+    return not shut(source)
 
 
 def test_less_is_borne_with_from_where_somebody_was_cut_off_and_not_for_ever() -> None:
