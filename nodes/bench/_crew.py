@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,8 @@ class Site:
         """The crew as it is measured now."""
         roster = self.coordinator.roster
         crew = roster.crew(STREAM, None)
-        return Conditions(crew, roster.speeds(crew), roster.wire())
+        wire = roster.wire(partial(self.stage.maker.crossing_s, self.stage.layout))
+        return Conditions(crew, roster.speeds(crew), wire)
 
     def prepare(self, layout: Layout) -> Layout:
         """Have everybody build and warm a layout.

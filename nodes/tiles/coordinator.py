@@ -193,7 +193,8 @@ class Coordinator:
         for name in crew[1:]:
             if name not in layout.tasks:
                 roster.doubt(name, now)
-        conditions = Conditions(crew, roster.speeds(crew), roster.wire())
+        wire = roster.wire(partial(stage.maker.crossing_s, layout))
+        conditions = Conditions(crew, roster.speeds(crew), wire)
         if set(crew) != set(layout.crew):
             stage.rests_until_s = float("-inf")
             return self._made(stage, conditions, anew=True)

@@ -120,8 +120,6 @@ class Layout:
     """By worker, the edge node left out."""
     chains: Mapping[int, Chain] = field(default_factory=dict)
     """By the position of their first step."""
-    crossing_s: float = 0.0
-    """Modelled seconds of a frame in which nobody computes, were it for messages, bytes and copies alone."""
 
     @property
     def crew(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from nodes.tiles.layout import Chain, Conditions, Layout, Part, Placed, Step, TiledStep, WholeStep, tile_specs
+from nodes.tiles.wire import Wire
 from pipeline.errors import PlanError
 from pipeline.frames.wire import TileTask
 from pipeline.model.capture import CapturedModel
@@ -149,6 +150,12 @@ class LayoutMaker:
         held_s = self.seconds(replace(now, crew=present.crew), present.pieces, present.early)
         return self.seconds(now, found.pieces) < (1 - KEEP) * held_s
 
+    def crossing_s(self, layout: Layout, wire: Wire) -> float:
+        """Modelled seconds of each meeting in which nobody computes, were it for messages, bytes and copies alone."""
+        conditions = replace(layout.conditions, wire=replace(wire, meeting_s=0.0))
+        waiting_s = self.seconds(conditions, layout.pieces, layout.early) - layout.ideal_s(conditions.speeds)
+        return waiting_s / layout.meetings if layout.meetings else 0.0
+
     def _check(self, stacks: Sequence[TileStack]) -> tuple[Placed, ...]:
         """The plan's stacks with their cuts, each tileable; the rest of the stage behind them."""
         found, start = [], self.start
@@ -175,9 +182,7 @@ class LayoutMaker:
             else:
                 steps.append(self._step(conditions, tasks, *group[0]))
         orders = {name: tuple(each) for name, each in tasks.items() if each}
-        found = Layout(secrets.randbits(60), conditions, tuple(steps), pieces, orders, chains)
-        computing_s = found.ideal_s(conditions.speeds) + found.meetings * conditions.wire.meeting_s
-        return replace(found, crossing_s=float(self.seconds(conditions, pieces) - computing_s) if found.merges else 0.0)
+        return Layout(secrets.randbits(60), conditions, tuple(steps), pieces, orders, chains)
 
     def _step(
         self, conditions: Conditions, tasks: dict[str, list[TileTask]], start: Cut, end: Cut, shares: TileStack

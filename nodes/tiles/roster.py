@@ -11,7 +11,7 @@ import math
 import statistics
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from nodes.tiles.deadlines import NORMAL, Deadlines, TileId
@@ -199,7 +199,7 @@ class Roster:
                 worker.measured_s = now
 
     def met(self, meeting_s: float) -> None:
-        """A frame's meetings took so long each, beyond what crossing is modelled to take."""
+        """A frame's meetings took so long each, crossing included."""
         with self._lock:
             self._meetings.append(meeting_s)
 
@@ -243,12 +243,22 @@ class Roster:
         common = {name: statistics.fmean(medians[each] for each in group) for group in groups for name in group}
         return {name: common[name] for name in names}
 
-    def wire(self) -> Wire:
-        """What crossing takes, from the latest tiles of all workers, there and back."""
+    def wire(self, crossing: Callable[[Wire], float] = lambda _: 0.0) -> Wire:
+        """What crossing takes, from the latest tiles of all workers, there and back.
+
+        Args:
+            crossing: modelled seconds of it in each meeting, over such a wire. What meetings took beyond that is put
+                down to them: were it reckoned over the wire of before, time that is now known not to be the bytes'
+                would be nobody's.
+        """
         with self._lock:
             crossings, meetings = list(self._crossings), list(self._meetings)
         wire = fit_wire(crossings)
-        return wire if len(meetings) < FEW else replace(wire, meeting_s=max(0.0, statistics.median(meetings)))
+        return (
+            wire
+            if len(meetings) < FEW
+            else replace(wire, meeting_s=max(0.0, statistics.median(meetings) - crossing(wire)))
+        )
 
     def deadline_s(self, name: str, tile: TileId, predicted_s: float, local_s: float) -> float:
         """How long a worker's tile may take, see `Deadlines.of`."""

@@ -162,7 +162,7 @@ class TiledStage:
         now = time.monotonic()
         self.record.add(layout.merges > 0, now - begin)
         if layout.meetings and tally.is_whole:
-            self._roster.met((now - begin - tally.path_s - layout.crossing_s) / layout.meetings)
+            self._roster.met((now - begin - tally.path_s) / layout.meetings)
         for worker in tally.work_s:
             self._roster.computed(worker, tally.work_s[worker], tally.compute_s[worker], now)
         return tensors

@@ -130,6 +130,7 @@ def test_meetings_take_what_frames_show_of_them_and_never_less_than_nothing() ->
     for meeting_s in (0.002, 0.5, 0.003, 0.003, 0.001):
         roster.met(meeting_s)
     assert roster.wire().meeting_s == 0.003
+    assert roster.wire(lambda wire: 0.001).meeting_s == 0.002, "crossing is part of what frames show"
     for _ in range(16):
         roster.met(-0.001)
     assert roster.wire().meeting_s == 0.0
