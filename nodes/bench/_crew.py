@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -55,10 +54,7 @@ class Site:
 
     def conditions(self) -> Conditions:
         """The crew as it is measured now."""
-        roster = self.coordinator.roster
-        crew = roster.crew(STREAM, None)
-        wire = roster.wire(partial(self.stage.maker.crossing_s, self.stage.layout))
-        return Conditions(crew, roster.speeds(crew), wire)
+        return self.stage.conditions(self.coordinator.roster.crew(STREAM, None))
 
     def prepare(self, layout: Layout) -> Layout:
         """Have everybody build and warm a layout.

@@ -193,16 +193,15 @@ class Coordinator:
         for name in crew[1:]:
             if name not in layout.tasks:
                 roster.doubt(name, now)
-        wire = roster.wire(partial(stage.maker.crossing_s, layout))
-        conditions = Conditions(crew, roster.speeds(crew), wire)
         if set(crew) != set(layout.crew):
             stage.rests_until_s = float("-inf")
-            return self._made(stage, conditions, anew=True)
+            return self._made(stage, stage.conditions(crew), anew=True)
         if layout.merges and stage.loses(roster.speed(crew[0])):
             stage.rest(now)
-            return replace(stage.maker.alone(crew[0]), conditions=conditions)
+            return replace(stage.maker.alone(crew[0]), conditions=stage.conditions(crew))
         if now < stage.rests_until_s or (stage.settled.is_set() and now - stage.made_s < stage.pause_s):
             return None
+        conditions = stage.conditions(crew)
         moved, other_wire = _moved(layout, conditions), _wire_moved(layout, conditions)
         rested = stage.rests_until_s > stage.made_s
         if moved <= REFIT and not other_wire and not rested:

@@ -8,12 +8,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
 from nodes.emulation import EmulatedSpeed
 from nodes.tiles.chain import ChainRun
-from nodes.tiles.layout import Chain, Layout, Part, TiledStep, WholeStep
+from nodes.tiles.layout import Chain, Conditions, Layout, Part, TiledStep, WholeStep
 from nodes.tiles.maker import LayoutMaker
 from nodes.tiles.post import Post, Request
 from nodes.tiles.roster import Roster
@@ -119,6 +120,11 @@ class TiledStage:
     def allowed(self) -> tuple[str, ...] | None:
         """Names that may take part; None for all."""
         return None if self.tiles.open else self.tiles.workers
+
+    def conditions(self, crew: tuple[str, ...]) -> Conditions:
+        """What a layout for these would be made for, by what is measured now."""
+        wire = self._roster.wire(partial(self.maker.crossing_s, self.layout))
+        return Conditions(crew, self._roster.speeds(crew), wire)
 
     def loses(self, speed: float) -> bool:
         """Whether tiles cost time, on an edge node of that speed.
