@@ -172,15 +172,6 @@ def bound_port(socket: zmq.Socket[bytes]) -> int:
     return int(port) if port.isdigit() else 0
 
 
-def source_of(part: zmq.Frame) -> Source | None:
-    """The connection that a received part came by; None where it is no TCP connection, or gone already."""
-    try:
-        descriptor = int(part.get(zmq.SRCFD))
-        return source_at(descriptor)
-    except (zmq.ZMQError, OSError, ValueError):
-        return None
-
-
 class Sources:
     """The connections of an inbox. Each is asked once for its other end; that a descriptor still leads to the same one
     is told in a third of the time, which counts where a message comes in beside a thread that computes."""
@@ -190,7 +181,7 @@ class Sources:
         """By descriptor: device and inode of what it led to, and what that is. As many as there are descriptors."""
 
     def of(self, part: zmq.Frame) -> Source | None:
-        """As `source_of`."""
+        """The connection that a received part came by; None where it is no TCP connection, or gone already."""
         try:
             descriptor = int(part.get(zmq.SRCFD))
             status = os.fstat(descriptor)

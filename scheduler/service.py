@@ -34,7 +34,7 @@ from scheduler.events import (
     topic,
     unreadable,
 )
-from scheduler.patience import Doorkeeper, Source, bound_port, source_of
+from scheduler.patience import Doorkeeper, Source, Sources, bound_port
 from scheduler.reports import Report
 from scheduler.unread import Unread
 
@@ -183,7 +183,7 @@ class SchedulerService:
         """Nodes that were heard of; no new one is from where somebody was cut off lately, or each connection of a
         stranger would bring some until there is no room."""
         self._unread = [Unread(bound_port(socket), MAX_UNREAD_BYTES, MAX_UNREAD_IN_ALL) for socket in (reports, plans)]
-        self._heard = set[Source]()
+        self._sources, self._heard = Sources(), set[Source]()
 
     def inject(self, event: Event) -> None:
         """Hand the core an event that comes from no socket (a stream's new settings). Safe from any thread."""
@@ -221,7 +221,7 @@ class SchedulerService:
         return MAX_BATCH
 
     def _take(self, part: zmq.Frame) -> None:
-        source, data = source_of(part), part.bytes
+        source, data = self._sources.of(part), part.bytes
         if source is not None:
             self._heard.add(source)
         if not self.door.bears(source):
