@@ -104,8 +104,8 @@ class LinkEstimator:
 
     def _see(self, now: float) -> None:
         """Remember what the link is now, where that does not rest on very little: two packets may ride on one burst."""
-        found = self.goodput(now)
-        if found is None or self.unsettled:
+        found = None if self.unsettled else self.goodput(now)
+        if found is None:
             return
         if self._swings is None:
             self._swings = Swings(found.value, now)

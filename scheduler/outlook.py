@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.plan import Plan, Tier
+from scheduler.estimate import LinkEstimator
 from scheduler.policy import Doubt
 from scheduler.problem import LinkEstimate, LoadEstimate
 from scheduler.registry import NodeRecord, Registry
@@ -154,38 +155,37 @@ class Outlook:
 
     def doubt(self, *plans: Plan) -> Doubt:
         """The largest of the links that the plans use."""
-        hops = {hop for plan in plans for hop in itertools.pairwise(plan.nodes)}
-        found = (self.registry.link(*hop) for hop in hops)
-        seen = [each for link in found if link is not None and (each := link.goodput(self.now)) is not None]
+        seen = [
+            each for link in self._along(*plans) if link is not None and (each := link.goodput(self.now)) is not None
+        ]
         return Doubt(
             max((each.noise for each in seen), default=0.0), max((each.uncertainty for each in seen), default=0.0)
         )
 
     def swings(self, plan: Plan) -> list[Swing]:
         """What is to be expected of each link that the plan uses."""
-        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
-        return [STEADY if each is None else each.swing(self.now) for each in found]
+        return [STEADY if each is None else each.swing(self.now) for each in self._along(plan)]
 
     def freed(self, *plans: Plan) -> bool:
         """Whether a link that the plans use has just come back from an outage, and nothing else has crossed it yet."""
-        found = (self.registry.link(*hop) for plan in plans for hop in itertools.pairwise(plan.nodes))
-        return any(each is not None and each.freed for each in found)
+        return any(each is not None and each.freed for each in self._along(*plans))
 
     def silent(self, plan: Plan, for_s: float = SILENT_LINK_S) -> bool:
         """Whether a link that the plan uses has carried nothing for so long."""
-        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
-        seen = (None if each is None else each.tracker.estimate(self.now) for each in found)
+        seen = (None if each is None else each.tracker.estimate(self.now) for each in self._along(plan))
         return any(each is None or each.age_s > for_s for each in seen)
 
     def held_up(self, plan: Plan) -> bool:
         """Whether a link that the plan uses was in an outage when last heard of."""
-        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
-        return any(each is not None and each.held_up for each in found)
+        return any(each is not None and each.held_up for each in self._along(plan))
 
     def recovers(self, plan: Plan) -> bool:
         """Whether a link that the plan uses is just behind a spell of outages; see `LinkEstimator.recovers`."""
-        found = (self.registry.link(*hop) for hop in itertools.pairwise(plan.nodes))
-        return any(each is not None and each.recovers(self.now) for each in found)
+        return any(each is not None and each.recovers(self.now) for each in self._along(plan))
+
+    def _along(self, *plans: Plan) -> Iterator[LinkEstimator | None]:
+        """The links that the plans use, from hop to hop; None where nothing is known of one."""
+        return (self.registry.link(*hop) for plan in plans for hop in itertools.pairwise(plan.nodes))
 
     def _links(self, state: StreamState, names: Iterable[LinkName]) -> dict[LinkName, LinkEstimate]:
         found = {}
