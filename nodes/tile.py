@@ -238,8 +238,9 @@ class TileNode(Node):
         task = tasks[header.task]
         try:
             tensors = unpack_tile(asked.message, task.inputs, task.codec)
+            late_s = self.speed.catch_up()
             made = self._made(header, task, tensors)
-            return Answer(header.node, asked.message, asked, task, made.tensors, made.compute_s, made.rest_s)
+            return Answer(header.node, asked.message, asked, task, made.tensors, late_s + made.compute_s, made.rest_s)
         except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
             logger.warning("tile of %s refused: %s", header.node, error)
             return self._refusal(asked, (str(error).splitlines() or ["failed"])[0])

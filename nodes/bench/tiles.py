@@ -216,14 +216,12 @@ def _uneven(spec: str, rounds: int, rows: list[dict[str, Cell]], bars: list[Bar]
             times = interleaved(here, layouts, rounds)
         _report(f"{name}, speeds 1, 1/2, 1/4", ours, layouts, times, (rows, bars))
         rows.append(_meanwhile(f"{name}, speeds 1, 1/2, 1/4", others))
-    speeds = [speed / UNEQUAL[0] for speed in UNEQUAL]
+        ideal, modelled = _ideal(spec, ours, rounds), _modelled_ideal(here, ours)
     shares = [ours.work_s(worker) for worker in ours.crew]
-    # The model gives the ideal as a share of the untiled time; the untiled time is measured beside it.
-    ideal = _ideal(ours, speeds) / sum(here.stage.maker.times.block_s.values())
     over = ratio(times["ours"], times["one worker"]) / ideal
     rows.append({
         "what": f"{name}: shares", "layout": ", ".join(f"{share / sum(shares):.0%}" for share in shares),
-        "ideal / one worker": round(ideal, 3), "over ideal": round(over, 3),
+        "ideal / one worker": round(ideal, 3), "modelled": round(modelled, 3), "over ideal": round(over, 3),
     })  # fmt: skip
     bars.append(Bar(f"{name}: frame / ideal for the shares", over, MAX_OVER_IDEAL, "max"))
 
@@ -233,12 +231,30 @@ def _meanwhile(label: str, others: Sequence[float]) -> dict[str, Cell]:
     return {"what": label, "layout": "other processes", "cores": round(others[0], 2)}
 
 
-def _ideal(layout: Layout, speeds: Sequence[float]) -> float:
-    """Seconds at which all would be done, did nothing but computing take time; by the nominal speeds.
+def _ideal(spec: str, layout: Layout, rounds: int) -> float:
+    """Of one worker's time, what a frame takes if nothing but computing does: every tile by itself, as it is measured.
 
-    The crew is the edge node and then the workers, the fastest first, as `speeds` are.
+    Tiles and untiled frame run in one process and in turns, at this machine's speed; slower workers take as many times
+    as long as they are slower. The crew is the edge node and then the workers, the fastest first, as `UNEQUAL` is.
     """
-    return layout.ideal_s(dict(zip(layout.crew, speeds, strict=True)))
+    whole: list[Job] = [(layout.pieces[0][0].name, layout.pieces[-1][1].name, None)]
+    slowness = [UNEQUAL[0] / speed for speed in UNEQUAL]
+    found = []
+    with bystanders(spec, 1) as process:
+        for _ in range(3):
+            [[alone_s]] = together(process, [whole], rounds)
+            seconds = {}
+            for worker, slower in zip(layout.crew, slowness, strict=True):
+                [own] = together(process, [jobs_of(layout, worker)], rounds)
+                seconds[worker] = [slower * each for each in own]
+            found.append(computing_s(layout, seconds) / alone_s)
+    return statistics.median(found)
+
+
+def _modelled_ideal(here: Site, layout: Layout) -> float:
+    """The same by the times of blocks that the layout was chosen by."""
+    speeds = {worker: speed / UNEQUAL[0] for worker, speed in zip(layout.crew, UNEQUAL, strict=True)}
+    return layout.ideal_s(speeds) / sum(here.stage.maker.times.block_s.values())
 
 
 def _rivals(here: Site) -> dict[str, Layout]:

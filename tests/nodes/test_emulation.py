@@ -28,6 +28,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 100.0
         self.own_s = 0.0
+        self.queued_s = 0.0
         self.too_long_s = 0.0
 
     def monotonic(self) -> float:
@@ -35,7 +36,14 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0.0
-        self.now += seconds + (self.too_long_s if seconds else 0.0)
+        self.now += seconds
+        if seconds:
+            self.queue(self.too_long_s)
+
+    def queue(self, seconds: float) -> None:
+        """Be ready, and wait for a processor."""
+        self.now += seconds
+        self.queued_s += seconds
 
     def work(self, own_s: float, waited_s: float = 0.0) -> None:
         self.own_s += own_s
@@ -78,6 +86,34 @@ def test_parts_of_a_frame_take_the_time_of_a_slower_machine_that_never_sleeps(
         for key, own_s in parts:
             speed.run(key, lambda own_s=own_s: clock.work(own_s, waited_s=0.1))  # type: ignore[misc]
     assert clock.now - begin_s == pytest.approx(4.0 * len(parts) + too_long_s, abs=1e-6)
+
+
+@given(st.lists(st.floats(0.0, 0.5), min_size=1, max_size=30), st.floats(0.0, 0.5))
+def test_waiting_for_a_processor_before_a_part_costs_the_emulated_machine_nothing(
+    waits_s: list[float], too_long_s: float
+) -> None:
+    """And what a sleep was too long, which is such a wait as well, is not taken off twice."""
+    clock, told_s = Clock(), 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nodes.emulation, "time", clock)
+        patch.setattr(nodes.emulation, "_queued_s", lambda: clock.queued_s)
+        speed = EmulatedSpeed(0.25)
+        speed.run("part", lambda: clock.work(1.0))
+        begin_s, clock.too_long_s = clock.now, too_long_s
+        for number, wait_s in enumerate(waits_s):
+            clock.queue(wait_s)
+            late_s = speed.catch_up()
+            assert late_s == pytest.approx(wait_s, abs=1e-9)
+            part_s = clock.now
+            speed.run("part", lambda: clock.work(1.0))
+            told_s += late_s + clock.now - part_s
+            assert number or told_s == pytest.approx(4.0 + too_long_s, abs=1e-9)
+    assert clock.now - begin_s == pytest.approx(4.0 * len(waits_s) + too_long_s, abs=1e-6)
+    assert told_s == pytest.approx(clock.now - begin_s, abs=1e-6), "and it is part of what was computed in"
+
+
+def test_a_real_machine_catches_up_with_nothing() -> None:
+    assert EmulatedSpeed().catch_up() == 0.0
 
 
 def test_a_node_takes_the_time_of_its_part_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
