@@ -181,13 +181,16 @@ class Admission:
         return self._stuck(now) is not None
 
     def _can_admit(self, now: float) -> bool:
-        return self._waiting is not None and (self._takes_credit(now) or self._takes_detour(now))
+        return self._waiting is not None and (self._takes_credit(now) or self._goes_alone(now))
 
     def _takes_credit(self, now: float) -> bool:
         return self.ledger.has_credit and not self.flow.handover.waits(self.ledger, now)
 
-    def _takes_detour(self, now: float) -> bool:
-        return self.flow.takes_detour(self.ledger, self._may_go_alone, now)
+    def _goes_alone(self, now: float) -> bool:
+        """Whether the next frame is computed here alone: in an outage, or in time that the plan leaves."""
+        if self.flow.takes_detour(self.ledger, self._may_go_alone, now):
+            return True
+        return not self._narrowed and self.flow.takes_spare(self.ledger)
 
     def _stuck(self, now: float) -> Entry[Waiting] | None:
         """The frame to compute here as well, since nothing comes back and no other can be begun."""
@@ -206,7 +209,7 @@ class Admission:
         if not self._can_admit(now) or self._waiting is None:
             return self._double(now)
         waiting, self._waiting = self._waiting, None
-        if self._takes_detour(now):
+        if self._goes_alone(now):
             entry = self.ledger.admit(waiting.frame.number, 0, waiting, now, credit=False)
             self._changed.notify_all()
             return Attempt(self._fallback, entry, key=True)
@@ -246,7 +249,8 @@ class Admission:
             self.counts.latency_s.add(latency_s)
             admitted_s = entry.admitted_s if entry.attempt == header.attempt else None
             queued_s = sum(hop.queue_s for hop in header.hops)
-            self.flow.result((header.frame, header.attempt), header.epoch, admitted_s, now, queued_s)
+            own_s = header.hops[0].compute_s if header.hops else 0.0
+            self.flow.result((header.frame, header.attempt), header.epoch, admitted_s, now, queued_s, own_s)
             if not self._narrowed:
                 self.ledger.window = self.flow.window
             ready = list(self.ledger.ready())
@@ -310,6 +314,7 @@ class Admission:
             self._announced |= {plan.epoch: plan for plan in announcement.plans}
             self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-MAX_ANNOUNCED:]}
             self._lost, self._may_detour = announcement.lost, announcement.detour
+            self.flow.fills_up = announcement.fills_up
             self._committed = announcement.committed
             self._follow()
             self._leave_lost_nodes()

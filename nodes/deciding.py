@@ -139,6 +139,7 @@ def _foresight(deciding: Deciding, graph: ModelGraph) -> Foresight:
         packing=catalogue.packing(graph.fingerprint),
         links={},
         objective=deciding.objective,
+        fills_up=deciding.objective.fills_up,
     )
     tiers = {name: tier for tier, name in nodes.items()}
     hops = {name: (tiers[name[0]], tiers[name[1]]) for name in read_links(deciding.links)}

@@ -26,7 +26,7 @@ from pipeline.packing.sessions import open_decoder
 from pipeline.plan import RESULT_CODEC, Plan, Tier, device_only
 from pipeline.stage import Compute, StageProgram
 from scheduler.commands import Announcement, Command
-from scheduler.flow import PIECES
+from scheduler.pieces import PIECES, pieces_for
 from scheduler.reports import Endpoints, NodeEvent, Report
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,7 @@ class DeviceNode(Node):
         program = self.build(self._fallback)
         if program is not None:
             self.epochs.add(program)
-            self._pieces = self.pieces(PIECES)
-            self.admission.flow.detour.alone_s = _seconds(program.inputs, self._pieces)
+            self._fit_pieces(program)
         inbox, endpoint = self.factory.pull(self.settings.listen, Purpose.RESULTS)
         endpoints = Endpoints(results=self.settings.advertise or endpoint)
         self.directory.learn(self.stream.stream, self.name, {self.name: endpoints})
@@ -96,6 +95,18 @@ class DeviceNode(Node):
         self._spawn("local results", self._receive_local)
         self.report_as(endpoints)
         return endpoints
+
+    def _fit_pieces(self, program: StageProgram) -> None:
+        """Find in how many pieces a frame is computed alone, and what they take."""
+        [whole_s], detour = _seconds(program.inputs, [program.compute]), self.admission.flow.detour
+        self._pieces = self.pieces(PIECES)
+        _seconds(program.inputs, self._pieces)  # the first time is longer
+        seconds = _seconds(program.inputs, self._pieces)
+        if (count := pieces_for(whole_s, sum(seconds))) < PIECES:
+            self._pieces = self.pieces(count)
+            _seconds(program.inputs, self._pieces)
+            seconds = _seconds(program.inputs, self._pieces)
+        detour.alone_s, detour.piece_s = sum(seconds), max(seconds)
 
     def run(self, feed: Feed) -> None:
         """Process a source to its end.
@@ -270,10 +281,12 @@ class DeviceNode(Node):
                 self.fail(error)
 
 
-def _seconds(inputs: Sequence[TensorSpec], pieces: Sequence[Compute]) -> float:
-    """What one frame takes on the device alone."""
+def _seconds(inputs: Sequence[TensorSpec], pieces: Sequence[Compute]) -> list[float]:
+    """What each piece of a frame takes."""
     tensors = {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in inputs}
-    began_s = time.monotonic()
+    found = []
     for piece in pieces:
+        began_s = time.monotonic()
         tensors = piece(tensors)
-    return time.monotonic() - began_s
+        found.append(time.monotonic() - began_s)
+    return found

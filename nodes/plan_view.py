@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -37,10 +38,12 @@ def headline(found: Explanation) -> str:
     """The figures of the plan in one line or two."""
     cost, decision = found.decision.cost, found.decision
     drop = "unknown" if cost.accuracy_drop is None else f"{100 * cost.accuracy_drop:.2f} points"
+    alone_fps = cost.throughput_fps - (1.0 / cost.pipeline_s if cost.pipeline_s > 0.0 else math.inf)
+    alone = f" ({alone_fps:.2f} of them computed by the device alone)" if alone_fps > 0.005 else ""
     energy = "" if cost.energy_j is None else f", {cost.energy_j * 1e3:.1f} mJ on the device"
     lines = [
-        f"{cost.throughput_fps:.2f} frames/s, latency {cost.latency_s * 1e3:.2f} ms, {cost.bytes / 1e3:.2f} kB/frame, "
-        f"accuracy drop {drop}{energy}",
+        f"{cost.throughput_fps:.2f} frames/s{alone}, latency {cost.latency_s * 1e3:.2f} ms, "
+        f"{cost.bytes / 1e3:.2f} kB/frame, accuracy drop {drop}{energy}",
         f"planner {decision.planner} chose between {decision.considered:,} combinations",
     ]
     if decision.violated is not None:
@@ -188,7 +191,7 @@ def as_data(found: Explanation) -> dict[str, Any]:
 
 def cost_data(cost: Cost) -> dict[str, Any]:
     """A cost as plain data, throughput included."""
-    return {**msgspec.to_builtins(cost), "throughput_fps": cost.throughput_fps}
+    return {**msgspec.to_builtins(cost), "period_s": cost.period_s, "throughput_fps": cost.throughput_fps}
 
 
 def sweep_data(points: tuple[Point, ...]) -> list[dict[str, Any]]:

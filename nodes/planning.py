@@ -45,7 +45,7 @@ class PlanOptions:
     objective: Objective = field(default_factory=Objective)
 
 
-def build_problem(captured: CapturedModel, options: PlanOptions) -> Problem:
+def build_problem(captured: CapturedModel, options: PlanOptions, is_adaptive: bool = False) -> Problem:
     """The problem of these options.
 
     Raises:
@@ -66,6 +66,7 @@ def build_problem(captured: CapturedModel, options: PlanOptions) -> Problem:
         tiles=_tiles(captured, times, options),
         power=_power(options.power),
         fps=options.fps or None,
+        fills_up=is_adaptive and options.objective.fills_up,
     )
 
 

@@ -52,7 +52,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Aside:
-    """How a frame is computed that is in no other's way: in pieces, with one that waits between any two of them."""
+    """How a frame is computed that is in no other's way: in pieces, with those that wait between any two of them."""
 
     pieces: Sequence[Compute]
     is_wanted: Callable[[], bool]
@@ -245,10 +245,15 @@ class StageLoop:
             self._computed.put(done)
 
     def _compute_aside(self, work: Work, aside: Aside) -> None:
-        """A frame piece by piece, and one that waits, if there is one, between any two of them."""
+        """A frame piece by piece; frames that wait go between them, for as long as a piece takes."""
+        seconds = 0.0
         for number, piece in enumerate(aside.pieces):
-            for other in self._unpacked.more(lambda each: True, lambda there: min(there, 1)) if number else ():
-                self._compute_next(other)
+            until_s = time.monotonic() + seconds
+            while number and len(self._computed) < self._computed.bound and time.monotonic() <= until_s:
+                waiting = self._unpacked.more(_is_no_aside, lambda there: min(there, 1))
+                if not waiting:
+                    break
+                self._compute_next(waiting[0])
             if not aside.is_wanted():
                 return
             begin = time.monotonic()
@@ -257,7 +262,8 @@ class StageLoop:
             except (AnabranchError, RuntimeError) as error:  # RuntimeError: what torch's operators raise
                 self._fail(work.header, error)
                 return
-            work.compute_s += time.monotonic() - begin
+            seconds = time.monotonic() - begin
+            work.compute_s += seconds
         work.busy_s += work.compute_s
         self._computed.put(work)
 
@@ -358,3 +364,7 @@ def _reason(error: CodecError | WireError) -> str:
     if isinstance(error, MissingReference):
         return "need-key"
     return "codec" if isinstance(error, CodecError) else "bad-message"
+
+
+def _is_no_aside(work: Work) -> bool:
+    return work.aside is None

@@ -117,6 +117,7 @@ class PlannerAdvisor:
             objective=world.settings.objective,
             tiles=self._tiles(world, names),
             fps=world.fps or None,
+            fills_up=world.settings.fills_up,
         )
 
     def _times(self, world: World, node: Candidate) -> SegmentTimes | None:

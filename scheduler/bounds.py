@@ -7,7 +7,7 @@ single plan cannot disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.model.graph import INPUT, ModelGraph, bits
 from scheduler.objective import Goal
-from scheduler.problem import Cost, Problem, StageCost
+from scheduler.problem import Cost, Problem, filled_s
 from scheduler.tables import Bools, Floats
 
 SLACK = 1e-9
@@ -52,6 +52,9 @@ class Figures(Protocol):
     def energy_j(self) -> Floats: ...
     @property
     def memory_bytes(self) -> Floats: ...
+    @property
+    def device_s(self) -> Floats:
+        """Compute of the device's stage."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class PlanFigures:
     cloud_s: Floats
     energy_j: Floats
     memory_bytes: Floats
+    device_s: Floats
 
 
 @dataclass(frozen=True)
@@ -91,22 +95,18 @@ class Bound:
 
 def figures_of(problem: Problem, cost: Cost) -> PlanFigures:
     """The figures of one plan."""
-    period, nbytes = np.asarray(cost.period_s), np.asarray(cost.bytes)
+    nbytes = np.asarray(cost.bytes)
     return PlanFigures(
         latency_s=np.asarray(cost.latency_s),
-        period_s=period,
-        busy_s=np.asarray(busy_s(cost.stages)),
+        period_s=np.asarray(cost.pipeline_s),
+        busy_s=np.asarray(cost.busy_s),
         bytes=nbytes,
         drop=np.asarray(np.nan if cost.accuracy_drop is None else cost.accuracy_drop),
         cloud_s=np.asarray(cost.cloud_busy_s),
         energy_j=np.asarray(cost.energy_j or 0.0),
         memory_bytes=np.asarray(cost.device_memory_bytes),
+        device_s=np.asarray(cost.stages[0].compute_s),
     )
-
-
-def busy_s(stages: Iterable[StageCost]) -> float:
-    """The slowest step of these stages."""
-    return max(max(stage.decode_s, stage.compute_s, stage.encode_s) for stage in stages)
 
 
 def faster(problem: Problem) -> float:
@@ -122,12 +122,14 @@ def measure_of(problem: Problem, goal: Goal) -> Callable[[Figures], Floats]:
     """
     if goal is Goal.ENERGY and problem.power is None:
         raise ConfigError("goal energy", "no power figure of the device", "give its watts while it computes")
-    floor = 1.0 / problem.fps if problem.fps is not None else 0.0
-    if goal is Goal.THROUGHPUT and floor:
-        return lambda figures: np.maximum(figures.period_s, floor)
+    floor, alone_s = 1.0 / problem.fps if problem.fps is not None else 0.0, problem.alone_s
+    if goal is Goal.THROUGHPUT and (floor or problem.fills_up):
+        return lambda figures: np.maximum(filled_s(figures.period_s, figures.device_s, alone_s), floor)
     if goal is Goal.HEADROOM:
         share = 1.0 / faster(problem)
-        return lambda figures: np.maximum(np.maximum(figures.busy_s, figures.period_s * share), floor)
+        return lambda figures: np.maximum(
+            filled_s(np.maximum(figures.busy_s, figures.period_s * share), figures.device_s, alone_s), floor
+        )
     return _FIGURE_OF[goal]
 
 
@@ -149,12 +151,12 @@ def bounds_of(problem: Problem) -> tuple[Bound, ...]:
     Raises:
         ConfigError: a bound on bytes per second, and neither rate is known.
     """
-    asked = problem.objective
+    asked, alone_s = problem.objective, problem.alone_s
     period = None if asked.min_fps is None else 1.0 / asked.min_fps
     every: list[tuple[str, Callable[[Figures], Floats], float | None]] = [
         ("max_latency_s", lambda figures: figures.latency_s, asked.max_latency_s),
         ("max_drop", lambda figures: figures.drop, asked.max_drop),
-        ("min_fps", lambda figures: figures.period_s, period),
+        ("min_fps", lambda figures: filled_s(figures.period_s, figures.device_s, alone_s), period),
         ("max_bytes_per_s", lambda figures: figures.bytes, _bytes_per_frame(problem)),
         ("max_device_bytes", lambda figures: figures.memory_bytes, asked.max_device_bytes),
     ]

@@ -39,6 +39,8 @@ class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     node are gone, and the device admits them again."""
     detour: bool = False
     """Whether the device may compute frames alone while nothing comes back (`scheduler.flow.Detour`)."""
+    fills_up: bool = False
+    """Whether it computes frames alone in the time that its plan leaves it (`scheduler.flow.Spare`)."""
     reason: Text = ""
     """Why the plan changed last, for people."""
     version: int = PROTOCOL_VERSION

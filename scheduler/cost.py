@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.model.graph import INPUT
 from pipeline.plan import Plan, Stage, Tier
-from scheduler.bounds import bounds_of, busy_s, faster, figures_of, leaves_device, leaves_edge
+from scheduler.bounds import bounds_of, faster, figures_of, leaves_device, leaves_edge
 from scheduler.problem import Cost, Hop, LinkCost, Problem, StageCost
 from scheduler.tables import Floats, Ints, PackingTable
 
@@ -167,8 +167,7 @@ def _total(
         energy = problem.power.compute_w * busy + problem.power.transmit_w * sending
     return Cost(
         latency_s=sum(parts.values()) + sum(link.rtt_s for link in links) / 2 + home.delay_s,
-        period_s=parts[bottleneck],
-        headroom_s=max(busy_s(stages), parts[bottleneck] / faster(problem)),
+        pipeline_s=parts[bottleneck],
         bytes=sum(link.bytes for link in links),
         accuracy_drop=None if np.isnan(drop) else drop,
         device_busy_s=busy,
@@ -179,4 +178,6 @@ def _total(
         links=links,
         home=home,
         bottleneck=bottleneck,
+        faster=faster(problem),
+        alone_s=problem.alone_s,
     )

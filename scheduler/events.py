@@ -75,6 +75,10 @@ class Tick(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tick"):
     """Time has passed. Sent at every heartbeat."""
 
 
+ADAPTIVE = "joint"
+"""The planner whose devices may compute frames alone beside a plan; others do as they say, to be held against it."""
+
+
 class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is wanted of a stream."""
 
@@ -85,6 +89,19 @@ class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The plan of the `fixed` planner; its epoch is ignored."""
     weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     """Share of the edge and the cloud, relative to the other streams' weights."""
+
+    spare: bool = False
+    """Whether the device computes frames alone in the time that its plan leaves it, whoever plans."""
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the project's own planner plans the stream."""
+        return self.planner == ADAPTIVE
+
+    @property
+    def fills_up(self) -> bool:
+        """Whether the device computes frames alone in the time that its plan leaves it."""
+        return self.spare or (self.is_adaptive and self.objective.fills_up)
 
 
 class StreamConfigured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="stream configured"):

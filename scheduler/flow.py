@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.frames.ledger import Entry, Ledger, Outcome, Picture
+from pipeline.frames.ledger import MAX_OPEN, Entry, Ledger, Outcome, Picture
 from pipeline.plan import Plan
 from scheduler.meter import Series
 from scheduler.window import CreditWindow
@@ -38,9 +38,12 @@ MAX_GIVEN_UP = 256
 SCOUT_S = RESULT_TIMEOUT_S
 """After this, in an outage, one more frame goes by the plan where all that went before were computed on the device."""
 
-PIECES = 16
-"""In so many pieces a device computes a frame alone while its plan has other nodes, with room for a frame of the plan's
-between two of them: a larger piece would hold frames up, smaller ones would cost memory traffic and calls."""
+LEAST_SPARE, LEAST_MORE = 0.2, 0.05
+"""Of a device's time, what its plan has to leave for frames of its own, in less they would take too long; and of the
+plan's results, how many more there have to be: they are in its way a little."""
+
+OWN_FRAMES = 16
+"""Frames over which a device's part of a plan is averaged."""
 
 CALM_S = 60.0
 """As long without a late result, and it is as impatient as before."""
@@ -59,6 +62,8 @@ class Detour:
     def __init__(self) -> None:
         self.alone_s = math.inf
         """A frame's time on the device alone; unknown, no frame takes the detour."""
+        self.piece_s = math.inf
+        """Of that, what the longest of its pieces takes."""
         self.is_suspect = False
         """Whether frames of the plan were given up since the last result: then one at a time goes by the plan."""
         self.scout_s = -math.inf
@@ -167,12 +172,51 @@ class Handover:
         return now < self.until_s() and ledger.open >= self._size and ledger.has_older
 
 
+class Spare:
+    """What a plan leaves of the device's time: frames that it cannot take yet are computed in it, on the device alone.
+
+    A device whose link is the bottleneck has little to do; it is as fast as ever. While one of its own is computed,
+    frames of the plan go on between its pieces, and their results wait for it, for they leave in order.
+    """
+
+    def __init__(self) -> None:
+        self._own_s = 0.0
+
+    def begin(self) -> None:
+        """Another plan begins."""
+        self._own_s = 0.0
+
+    def result(self, own_s: float) -> None:
+        """A result of the plan came home, whose frame the device computed its part of in so long."""
+        self._own_s += (own_s - self._own_s) / (OWN_FRAMES if self._own_s else 1)
+
+    def has_time(self, window: CreditWindow, detour: Detour, room: int) -> bool:
+        """Whether a frame is begun now.
+
+        Of a full window, each piece keeps a frame waiting for half of what it takes, in the mean: so much longer is the
+        round in which as many results come as the window holds, at most. What is gained is to be twice that.
+
+        Args:
+            window: the plan's.
+            detour: what a frame takes on the device alone.
+            room: results that may wait for it.
+        """
+        rate, alone_s = window.rate, detour.alone_s
+        left = 1.0 - rate * self._own_s
+        if left < max(LEAST_SPARE, LEAST_MORE * rate * alone_s) or rate * alone_s / left >= room:
+            return False
+        return detour.piece_s <= window.least_s and left / alone_s >= rate * rate * detour.piece_s / window.size
+
+
 class Flow:
-    """All four for one stream, whatever plan it runs."""
+    """All five for one stream, whatever plan it runs."""
 
     def __init__(self, plan: Plan) -> None:
         self.detour = Detour()
         self.handover = Handover()
+        self.fills_up = False
+        """Whether the device computes frames alone in the time that its plan leaves it."""
+        self._spare = Spare()
         self._deadline = Deadline()
         self._plan = plan
         self._window = CreditWindow(plan)
@@ -197,10 +241,17 @@ class Flow:
         self._window = CreditWindow(plan)
         self.handover.begin((before, self._window.size), latency_s, now)
         self._latency_s = Series()
+        self._spare.begin()
         self.detour.begin(now)
 
     def result(
-        self, attempt: tuple[int, int], epoch: int, admitted_s: float | None, now: float, queued_s: float = 0.0
+        self,
+        attempt: tuple[int, int],
+        epoch: int,
+        admitted_s: float | None,
+        now: float,
+        queued_s: float = 0.0,
+        own_s: float = 0.0,
     ) -> None:
         """Take a result.
 
@@ -210,6 +261,7 @@ class Flow:
             admitted_s: when that attempt was admitted; None where another one is under way by now.
             now: the time.
             queued_s: how long the frame waited in nodes, as they say.
+            own_s: what the device computed of it took.
         """
         self._deadline.result(*attempt, now)
         self.handover.result(now)
@@ -217,6 +269,7 @@ class Flow:
             self.detour.result(now)
         if epoch == self._plan.epoch:
             self.detour.result(now)
+            self._spare.result(own_s)
             if admitted_s is not None:
                 self._latency_s.add(now - admitted_s)
                 self._window.result(now - admitted_s, now, queued_s)
@@ -237,6 +290,13 @@ class Flow:
         in_flight = ledger.entries()
         return now >= self.detour_s(in_flight, now) and not has_detour(in_flight)
 
+    def takes_spare(self, ledger: Ledger[Picture, Outcome]) -> bool:
+        """Whether the next frame is computed on the device alone, in time that the plan, which is full, leaves it."""
+        if not self.fills_up or ledger.has_credit or self._plan.is_device_only or not self._window.is_settled:
+            return False
+        room = MAX_OPEN - ledger.open
+        return self._spare.has_time(self._window, self.detour, room) and not has_detour(ledger.entries())
+
     def stuck(
         self, ledger: Ledger[Picture, Outcome], waits: bool, may_detour: bool, now: float
     ) -> Entry[Picture] | None:
@@ -255,22 +315,31 @@ class Flow:
         if not may_detour or not is_stalled(ledger, waits) or not self.may_be_stuck(ledger, now):
             return None
         in_flight = ledger.entries()
-        if now < self.stuck_s(in_flight, now):
+        if now < self.stuck_s(ledger, in_flight, now):
             return None
         if self._plan.is_device_only:
             again = any(entry.attempt > entry.first_attempt and not entry.epoch for entry in in_flight)
             return None if again else next(self._left_behind(in_flight), None)
         return None if has_detour(in_flight) else next(iter(in_flight), None)
 
-    def stuck_s(self, in_flight: Iterable[Entry[Picture]], now: float) -> float:
-        """From when on the oldest frame counts as stuck, if nothing comes home before; infinite for never."""
+    def stuck_s(self, ledger: Ledger[Picture, Outcome], in_flight: Sequence[Entry[Picture]], now: float) -> float:
+        """From when on the oldest frame counts as stuck, if nothing comes home before; infinite for never.
+
+        Where it leaves no room for frames that the device would compute alone beside the plan, although others come.
+        """
+        held_up_s = math.inf
+        if self.fills_up and not ledger.has_room and in_flight:
+            held_up_s = in_flight[0].admitted_s + SILENT_LATENCIES * self._window.least_s
         if self._plan.is_device_only:
-            return min((entry.admitted_s for entry in self._left_behind(in_flight)), default=math.inf) + self._stuck_s
-        return self.detour_s(in_flight, now) if self.may_be_silent(now) else math.inf
+            left_s = min((entry.admitted_s for entry in self._left_behind(in_flight)), default=math.inf)
+            return min(held_up_s, left_s + self._stuck_s)
+        return min(held_up_s, self.detour_s(in_flight, now) if self.may_be_silent(now) else math.inf)
 
     def may_be_stuck(self, ledger: Ledger[Picture, Outcome], now: float) -> bool:
         """Whether it is worth asking for a frame that is stuck; quick, for every frame."""
-        return ledger.has_older if self._plan.is_device_only else self.may_be_silent(now)
+        if self._plan.is_device_only:
+            return ledger.has_older
+        return self.may_be_silent(now) or (self.fills_up and not ledger.has_room)
 
     def _left_behind(self, in_flight: Iterable[Entry[Picture]]) -> Iterator[Entry[Picture]]:
         """Frames of plans before, on their way through other nodes."""

@@ -38,6 +38,11 @@ class Foresight:
         self._planner = Joint()
         self._horizon_s = HORIZON_S
 
+    @property
+    def fills_up(self) -> bool:
+        """Whether the device computes frames alone beside the plans."""
+        return self._problem.fills_up
+
     def plan(self, now: float) -> Plan:
         """The plan; its epoch is 0."""
         links = self._foresee(now, self._horizon_s)
@@ -65,6 +70,7 @@ class OracleCore:
             plan = self._foresight.plan(now)
             if plan != self._plan:
                 self._plan = plan
-                settings = msgspec.structs.replace(self._settings, planner="fixed", plan=plan)
+                spare = self._foresight.fills_up
+                settings = msgspec.structs.replace(self._settings, planner="fixed", plan=plan, spare=spare)
                 changed = self._core.handle(StreamConfigured(VIEWERS, settings), now)
         return [*changed, *self._core.handle(event, now)]

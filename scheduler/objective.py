@@ -69,6 +69,11 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("objective", f"max_drop {self.max_drop} is not a share of 0 or more")
 
     @property
+    def fills_up(self) -> bool:
+        """Whether more results are worth it that some of them, and those that wait for them, are later."""
+        return self.priorities[0].goal is Goal.THROUGHPUT and self.max_latency_s is None
+
+    @property
     def levels(self) -> tuple[Priority, ...]:
         """The priorities, with headroom behind throughput, and latency behind all, to decide between equal plans.
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from scheduler.bounds import busy_s
 from scheduler.objective import Goal, Objective
 from scheduler.problem import Cost
 from scheduler.swings import Swing
@@ -245,8 +244,7 @@ def mean_cost(cost: Cost, swings: Sequence[Swing]) -> Cost:
     return replace(
         cost,
         latency_s=cost.latency_s**stays * then.latency_s ** (1.0 - stays),
-        period_s=_mean_period_s(stays, cost.period_s, then.period_s),
-        headroom_s=_mean_period_s(stays, cost.headroom_s, then.headroom_s),
+        pipeline_s=_mean_period_s(stays, cost.pipeline_s, then.pipeline_s),
     )
 
 
@@ -283,13 +281,10 @@ def _slower(cost: Cost, factor: float, at: int | None = None) -> Cost:
     slow = [at is None or place == at for place in range(len(cost.links))]
     # The way home is the device's own link, as a rule.
     sent_s = [each * factor if slower else each for each, slower in zip(before_s, [*slow, slow[0]], strict=True)]
-    busy = busy_s(cost.stages)
-    period_s = max(busy, *sent_s)
     return replace(
         cost,
         latency_s=cost.latency_s + sum(sent_s) - sum(before_s),
-        period_s=period_s,
-        headroom_s=max(busy, cost.headroom_s * period_s / cost.period_s) if cost.period_s > 0.0 else busy,
+        pipeline_s=max(cost.busy_s, *sent_s),
     )
 
 

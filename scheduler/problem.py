@@ -14,10 +14,15 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.errors import ConfigError
+from pipeline.frames.ledger import MAX_OPEN
 from pipeline.model.graph import ModelGraph
 from pipeline.plan import Plan, Tier
 from scheduler.objective import Objective
+from scheduler.pieces import LONGER
 
 if TYPE_CHECKING:
     from scheduler.tables import PackingTable, SegmentTimes
@@ -117,6 +122,8 @@ class Problem:
     """Frame rate of the source; None for a file that is run as fast as it goes."""
     epoch: int = 0
     """Epoch that the plan gets."""
+    fills_up: bool = False
+    """Whether the device computes frames alone in the time that the plan leaves it."""
 
     def __post_init__(self) -> None:
         if Tier.DEVICE not in self.nodes:
@@ -128,6 +135,12 @@ class Problem:
     def times_of(self, tier: Tier) -> SegmentTimes:
         """The times of the tier's node, as profiled."""
         return self.times[self.nodes[tier]]
+
+    @property
+    def alone_s(self) -> float:
+        """A frame on the device alone and in pieces, where some are computed so beside the plan; infinite otherwise."""
+        whole_s = self.times_of(Tier.DEVICE).whole_s * self.load_of(Tier.DEVICE)
+        return (1.0 + LONGER) * whole_s if self.fills_up else math.inf
 
     def load_of(self, tier: Tier) -> float:
         """The slowdown of the tier's node, at the objective's quantile."""
@@ -177,16 +190,37 @@ class LinkCost:
     """Half of it counts with the frame; its result goes a way of its own."""
 
 
+LINKED = 7
+"""Frames of a plan on their way: each result that comes meanwhile waits for theirs."""
+
+
+def filled_s(period_s: NDArray[np.float64], device_s: NDArray[np.float64], alone_s: float) -> NDArray[np.float64]:
+    """Seconds between results, with those of frames that the device computes alone in the time that its plan leaves.
+
+    Rates add up: 1 / period of the plan, and of 1 / alone the share that its own stage leaves. But all that come while
+    some frames of the plan are on their way have to wait for these.
+
+    Args:
+        period_s: of the plan.
+        device_s: compute of its stage on the device.
+        alone_s: of a frame on the device alone, in pieces; infinite where none are computed so.
+    """
+    if math.isinf(alone_s):
+        return period_s
+    left = np.clip(1.0 - device_s / alone_s, 0.0, 1.0)
+    with np.errstate(divide="ignore"):
+        found = 1.0 / (1.0 / alone_s + left / period_s)
+    return np.asarray(np.maximum(found, period_s * (LINKED / MAX_OPEN)))
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a plan costs, as predicted."""
 
     latency_s: float
     """From admission to the result, without waiting in queues."""
-    period_s: float
-    """Time of the slowest stage or link: seconds between results."""
-    headroom_s: float
-    """The same, were the links as fast as they may become (see `bounds.faster`)."""
+    pipeline_s: float
+    """Time of the slowest stage or link."""
     bytes: float
     """Per frame, all links together."""
     accuracy_drop: float | None
@@ -201,7 +235,31 @@ class Cost:
     home: WayHome
     """Of the result."""
     bottleneck: str
-    """What has the time of the period: `device compute`, `edge decode`, `device-edge link`, `way home`, ..."""
+    """What takes `pipeline_s`: `device compute`, `edge decode`, `device-edge link`, `way home`, ..."""
+    faster: float = 1.0
+    """How many times faster the links may become."""
+    alone_s: float = math.inf
+    """See `Problem.alone_s`."""
+
+    @property
+    def busy_s(self) -> float:
+        """The slowest step on a node: the slowest of all, were the links infinitely fast."""
+        return max((max(stage.decode_s, stage.compute_s, stage.encode_s) for stage in self.stages), default=0.0)
+
+    @property
+    def period_s(self) -> float:
+        """Seconds between results, those of frames that the device computes alone beside the plan among them."""
+        return self._filled_s(self.pipeline_s)
+
+    @property
+    def headroom_s(self) -> float:
+        """The same, were the links as fast as they may become (see `bounds.faster`)."""
+        return self._filled_s(max(self.busy_s, self.pipeline_s / self.faster))
+
+    def _filled_s(self, pipeline_s: float) -> float:
+        if math.isinf(self.alone_s):
+            return pipeline_s
+        return float(filled_s(np.asarray(pipeline_s), np.asarray(self.stages[0].compute_s), self.alone_s))
 
     @property
     def throughput_fps(self) -> float:

@@ -31,9 +31,6 @@ PREPARE_TIMEOUT_S = 30.0
 EXPECTED_S = 3.0
 """After a switch, what the plan was predicted to use counts for others as long: by then nodes have measured it."""
 
-ADAPTIVE = "joint"
-"""The planner whose streams may take a detour; all others do as they say, to be held against it."""
-
 MAX_DRAINING = 8
 """With more plans than this still in flight, no new one is prepared for a mere gain."""
 
@@ -149,7 +146,7 @@ class StreamState:
     @property
     def may_detour(self) -> bool:
         """Whether the device may compute frames alone while nothing comes back: not where a plan was asked for."""
-        return self.settings.planner == ADAPTIVE
+        return self.settings.is_adaptive
 
     @property
     def may_change(self) -> bool:
@@ -369,6 +366,7 @@ class StreamState:
             oldest=self._oldest(),
             lost=dict(self.lost),
             detour=self.may_detour,
+            fills_up=self.settings.fills_up,
             reason=self.reason if prepared is None else prepared.reason,
         )
 

@@ -40,6 +40,11 @@ class SegmentTimes:
     contention: float = 0.0
     """Seconds by which one second of packing slows the compute beside it: 0 on cores of its own, 1 on one core."""
 
+    @property
+    def whole_s(self) -> float:
+        """Predicted seconds of the whole network."""
+        return self.seconds(0, len(self.leave_s) - 1)
+
     def segment_s(self, start: Ints | int, end: Ints | int) -> Floats:
         """Predicted seconds of the segments; 0 for empty ones.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from pipeline.frames.ledger import MAX_OPEN
 from pipeline.plan import Plan
 
-RATE_FRAMES = 2 * MAX_OPEN
+MAX_WINDOW = 32
+"""Frames of a plan in flight, whatever its rate and latency."""
+
+RATE_FRAMES = 2 * MAX_WINDOW
 """Results over which a window looks back for their rate."""
 
 MARGIN = 1.1
@@ -53,6 +55,11 @@ class CreditWindow:
         """Frames that may be in flight."""
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it has found how many frames the plan takes."""
+        return not self._grows
+
+    @property
     def least_s(self) -> float:
         """What a frame takes that meets no queue; 0 before the first result."""
         return self._least_s if math.isfinite(self._least_s) else 0.0
@@ -78,4 +85,4 @@ class CreditWindow:
         self._results_s.clear()
 
     def _needed(self) -> int:
-        return min(MAX_OPEN, max(self._least, math.ceil(MARGIN * self.rate * self._least_s) + self._stages))
+        return min(MAX_WINDOW, max(self._least, math.ceil(MARGIN * self.rate * self._least_s) + self._stages))

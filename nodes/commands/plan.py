@@ -16,6 +16,7 @@ from nodes.parsing import read_plan
 from nodes.planning import PlanOptions, build_problem, parse_sweep
 from pipeline.errors import ConfigError
 from pipeline.model.spec import load_model
+from scheduler.events import ADAPTIVE
 from scheduler.explain import explain, geometric, sweep
 from scheduler.objective import Objective
 from scheduler.planners import NAMES, make
@@ -92,7 +93,8 @@ def plan(
         loads=tuple(load or ()), calibration=calibration, tiles=tiles, tile_link=tile_link, fps=fps, power=power,
         objective=asked,
     )  # fmt: skip
-    problem, chooser = build_problem(captured, options), make(planner, read_plan(fixed) if fixed else None)
+    problem = build_problem(captured, options, planner == ADAPTIVE)
+    chooser = make(planner, read_plan(fixed) if fixed else None)
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     if sweep_link:
         hop, low, high = parse_sweep(sweep_link)

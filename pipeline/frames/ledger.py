@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-MAX_OPEN = 32
+MAX_OPEN = 128
 """Frames that are in flight, or have a result that waits for an older frame's: each keeps its picture."""
 
 NO_WINDOW = -1

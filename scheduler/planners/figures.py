@@ -81,6 +81,10 @@ class OneLink:
     def memory_bytes(self) -> Floats:
         return self.rows.memory_bytes
 
+    @property
+    def device_s(self) -> Floats:
+        return self.rows.device_s
+
 
 @dataclass(frozen=True)
 class TwoLinks:
@@ -162,6 +166,10 @@ class TwoLinks:
     @property
     def memory_bytes(self) -> Floats:
         return self._down(self.heads.memory_bytes)
+
+    @property
+    def device_s(self) -> Floats:
+        return self._down(self.heads.device_s)
 
 
 def _energy(problem: Problem, rows: Rows, wire: Wire) -> Floats:

@@ -21,7 +21,7 @@ from scheduler.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Hop, Proble
 from scheduler.tables import Bools, Floats, Ints
 
 WHOLE = ("cut", "codec", "group", "waist")
-REAL = ("fixed_s", "busy_s", "bytes", "drop", "cloud_s", "busy_j", "memory_bytes", "edge_s", "drag_s")
+REAL = ("fixed_s", "busy_s", "bytes", "drop", "cloud_s", "busy_j", "memory_bytes", "edge_s", "drag_s", "device_s")
 """Columns of `Rows`, as they lie in its arrays."""
 
 
@@ -29,13 +29,13 @@ REAL = ("fixed_s", "busy_s", "bytes", "drop", "cloud_s", "busy_j", "memory_bytes
 class Rows:
     """One row per (cut, codec): a stage, and the link next to it.
 
-    All columns lie in two arrays, so that rows are picked by two look-ups, not by thirteen.
+    All columns lie in two arrays, so that rows are picked by two look-ups, not by fourteen.
     """
 
     whole: Ints
     """Shape (4, rows): `WHOLE`."""
     real: Floats
-    """Shape (9, rows): `REAL`."""
+    """Shape (10, rows): `REAL`."""
 
     @classmethod
     def of(cls, whole: Mapping[str, Ints], real: Mapping[str, Floats]) -> Rows:
@@ -108,6 +108,11 @@ class Rows:
     def drag_s(self) -> Floats:
         """By which this side's packing slows the edge's compute."""
         return np.asarray(self.real[8])
+
+    @property
+    def device_s(self) -> Floats:
+        """Compute of the device's stage."""
+        return np.asarray(self.real[9])
 
 
 def pick(rows: Rows, which: Bools | Ints | slice) -> Rows:
@@ -252,7 +257,13 @@ def _alone(problem: Problem) -> Rows:
     where, nowhere = np.array([last]), np.array([-1])
     return Rows.of(
         {"cut": where, "codec": nowhere, "group": where, "waist": nowhere},
-        {"fixed_s": busy, "busy_s": busy, "busy_j": energy, "memory_bytes": times.memory_bytes[where]},
+        {
+            "fixed_s": busy,
+            "busy_s": busy,
+            "busy_j": energy,
+            "memory_bytes": times.memory_bytes[where],
+            "device_s": busy,
+        },
     )
 
 
@@ -289,6 +300,7 @@ def _heads(problem: Problem, prepared: Prepared) -> Rows:
             "drop": found.drop,
             "busy_j": sent.busy_j,
             "memory_bytes": sent.memory_bytes,
+            "device_s": sent.compute_s,
             "edge_s": (edge.enter_s * -problem.load_of(Tier.EDGE))[found.cut],
             "drag_s": link.decode_drag_s,
         },
@@ -315,6 +327,7 @@ def _straight(problem: Problem, prepared: Prepared) -> Rows:
             "cloud_s": link.decode_s + cloud,
             "busy_j": sent.busy_j,
             "memory_bytes": sent.memory_bytes,
+            "device_s": sent.compute_s,
         },
     )
 

@@ -86,7 +86,7 @@ class SimulatedDevice:
         self.node = node
         self.counts = _Counts()
         self._flow = Flow(fallback)
-        self._flow.detour.alone_s = routes.compute_s(fallback, node.name)
+        self._flow.detour.alone_s, self._flow.detour.piece_s = sum(routes.pieces_s), max(routes.pieces_s)
         self._may_detour = self._watching = False
         self.ledger: Ledger[None, None] = Ledger(self._flow.window)
         self.plan = fallback
@@ -158,18 +158,24 @@ class SimulatedDevice:
                 plan, entry = self._retries.popleft()
                 self._submit(plan, entry)
             elif self._waiting is not None and self._takes_detour():
-                frame, self._waiting = self._waiting, None
-                self._submit(self._fallback, self.ledger.admit(frame, 0, None, self._agenda.now, credit=False))
-                self._go_on()
+                self._admit_alone()
             elif self._waiting is not None and self.ledger.has_credit and not self._waits():
                 frame, self._waiting = self._waiting, None
                 entry = self.ledger.admit(frame, self.plan.epoch, None, self._agenda.now)
                 self._note_first(frame)
                 self._submit(self.plan, entry)
                 self._go_on()
+            elif self._waiting is not None and self._flow.takes_spare(self.ledger):
+                self._admit_alone()
             elif not self._doubles() and not self._retries:
                 break
         self._pumping = False
+
+    def _admit_alone(self) -> None:
+        assert self._waiting is not None
+        frame, self._waiting = self._waiting, None
+        self._submit(self._fallback, self.ledger.admit(frame, 0, None, self._agenda.now, credit=False))
+        self._go_on()
 
     def _waits(self) -> bool:
         """Whether the waiting frame has to let older ones leave first."""
@@ -218,7 +224,7 @@ class SimulatedDevice:
                 self._flow.double(entry)
                 self._retry(entry.frame, entry.attempt, "stuck", self._fallback)
                 return True
-            due_s = self._flow.stuck_s(self._entries(), now)
+            due_s = self._flow.stuck_s(self.ledger, self._entries(), now)
         if now < due_s < math.inf:
             self._watch_from(due_s)
         return False
@@ -251,7 +257,7 @@ class SimulatedDevice:
         entry = self.ledger.complete(job.frame, None)
         admitted_s = entry.admitted_s if entry is not None and entry.attempt == job.attempt else None
         epoch = job.route.plan.epoch if entry is not None else 0
-        self._flow.result((job.frame, job.attempt), epoch, admitted_s, now, job.queued_s)
+        self._flow.result((job.frame, job.attempt), epoch, admitted_s, now, job.queued_s, job.route.hops[0].compute_s)
         if entry is None:
             return
         self.ledger.window = self._flow.window
@@ -330,7 +336,7 @@ class SimulatedDevice:
         self._announced |= {plan.epoch: plan for plan in announcement.plans}
         self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-64:]}
         self._lost = frozenset(announcement.lost)
-        self._may_detour = announcement.detour
+        self._may_detour, self._flow.fills_up = announcement.detour, announcement.fills_up
         plan = announcement.committed
         if plan.epoch > self._highest_used and self.hooks.is_ready(plan) and not self._lost & set(plan.nodes):
             self._fallback_reason = ""
@@ -342,6 +348,10 @@ class SimulatedDevice:
             if old is not None and self._lost & set(old.nodes):
                 self._retry(entry.frame, entry.attempt, "node-lost")
         self._pump()
+
+    def fill_up(self, does: bool) -> None:
+        """Compute frames alone in the time that the plan leaves, or stop to."""
+        self._flow.fills_up = does
 
     def use(self, plan: Plan) -> None:
         """Stamp the next frames with a plan."""

@@ -91,7 +91,8 @@ class SimulatedNode:
         self._unpacked: Job | None = None
         self._aside: Job | None = None
         """A frame of which some pieces are computed: others go between them."""
-        self._gave_way = False
+        self._piece_s = self._ahead_s = 0.0
+        """What the latest piece took, and what all frames did that went ahead of the next one."""
         self._unpacked_behind: Job | None = None
         self._computed: Job | None = None
         self._computed_behind: Job | None = None
@@ -131,21 +132,24 @@ class SimulatedNode:
         self._unpack()
 
     def _compute(self) -> None:
-        job = self._unpacked
-        if self._computing or (job is None and self._aside is None):
+        if self._computing:
             return
-        if self._aside is not None and (job is None or self._gave_way):
+        if self._aside is not None and not self._aside.is_wanted:
+            self._aside = None
+        job = self._unpacked
+        if self._aside is not None and (job is None or self._computed is not None or self._ahead_s > self._piece_s):
             self._compute_piece(self._aside)
             return
-        assert job is not None
+        if job is None:
+            return
         self._unpacked, self._unpacked_behind = self._unpacked_behind, None
         self._computing = True
         if job.pieces_s and self._aside is None:
-            self._computing, self._aside, self._gave_way = False, job, True
+            self._computing, self._aside = False, job
             self._compute()
         else:
-            self._gave_way = self._aside is not None
             job.compute_s = job.route.hops[job.hop].compute_s * self._factor()
+            self._ahead_s += job.compute_s
             self.agenda.after(job.compute_s, self._has_computed, job)
         if self._unpacked is not None:
             self._unpacking = False
@@ -154,12 +158,8 @@ class SimulatedNode:
             self.on_room()
 
     def _compute_piece(self, job: Job) -> None:
-        if not job.is_wanted:
-            self._aside = None
-            self._compute()
-            return
-        self._computing, self._gave_way = True, False
-        piece_s = job.pieces_s[job.pieces] * self._factor()
+        self._computing, self._ahead_s = True, 0.0
+        self._piece_s = piece_s = job.pieces_s[job.pieces] * self._factor()
         job.pieces += 1
         job.compute_s += piece_s
         if job.pieces < len(job.pieces_s):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.frames.envelope import Envelope, of_frame
 from pipeline.plan import Plan, Tier
 from scheduler.cost import evaluate
-from scheduler.flow import PIECES
+from scheduler.pieces import PIECES, pieces_for
 from scheduler.problem import LinkEstimate, Problem
 from scheduler.simulate.scenario import Scenario
 
@@ -87,9 +87,15 @@ class Routes:
     @functools.cached_property
     def pieces_s(self) -> tuple[float, ...]:
         """Compute times of the pieces in which a device takes a frame while its plan has other nodes."""
-        cuts, times = self._scenario.graph.pieces(PIECES), self._scenario.times[Tier.DEVICE]
-        found = [times.seconds(start.index, end.index) for start, end in itertools.pairwise(cuts)]
+        times = self._scenario.times[Tier.DEVICE]
+        found = self._pieces_s(PIECES)
+        if (count := pieces_for(times.whole_s, sum(found))) < PIECES:
+            found = self._pieces_s(count)
         return found[0] + self._scenario.overhead_s, *found[1:]
+
+    def _pieces_s(self, most: int) -> list[float]:
+        cuts, times = self._scenario.graph.pieces(most), self._scenario.times[Tier.DEVICE]
+        return [times.seconds(start.index, end.index) for start, end in itertools.pairwise(cuts)]
 
     def _work(self, plan: Plan) -> tuple[tuple[HopWork, ...], float | None]:
         scenario = self._scenario

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nodes.admission import Attempt
 from nodes.stage import Aside, StageLoop
-from pipeline.frames.wire import FrameHeader
+from pipeline.frames.wire import FrameHeader, Hop
 from pipeline.model.graph import INPUT
 from pipeline.plan import Tier, device_only
 from scheduler.commands import Announcement
@@ -79,6 +79,36 @@ def test_frames_that_no_result_comes_of_are_computed_on_the_device_one_by_one() 
     assert [attempt.plan.epoch for attempt in sent] == [1] * frames
     assert again == [(number, 0) for number in range(frames)]
     assert admission.ledger.readmissions == {"stuck": frames}
+
+
+def test_a_device_whose_plan_is_full_computes_the_next_frame_alone() -> None:
+    """Ten results a second, of a plan that takes nothing of the device's time; then none comes for a moment."""
+    deployment = Deployment(needs_plan=False)
+    device = deployment.device(None)
+    try:
+        admission, graph = device.admission, deployment.model.captured.graph
+        admission.flow.detour.alone_s = 0.05
+        plan = msgspec.structs.replace(plan_of(graph, "camera", NAMES), epoch=1)
+        program = device.build(plan)
+        assert program is not None
+        device.epochs.add(program)
+        admission.hear(Announcement("camera", "test", 1, plan, commit=1, fills_up=True))
+        attempts, now = admission.attempts(), time.monotonic()
+        for number in range(200):
+            assert admission.offer(waiting(number, deployment.model))
+            attempt = next(attempts)
+            entry = attempt.entry
+            assert attempt.plan.epoch == 1
+            hops = (Hop("device-1"),)
+            own = FrameHeader("camera", graph.fingerprint, 1, entry.frame, entry.attempt, 1, 0, (), hops)
+            admission.complete(own, {}, now + 0.1 * (number + 1))
+        epochs = []
+        for number in range(200, 201 + admission.ledger.window):
+            assert admission.offer(waiting(number, deployment.model))
+            epochs.append(next(attempts).plan.epoch)
+    finally:
+        deployment.stop()
+    assert epochs == [1] * (len(epochs) - 1) + [0]
 
 
 def test_a_frame_that_the_device_computes_alone_lets_others_go_first_and_stops_once_it_has_its_result() -> None:

@@ -6,14 +6,25 @@ import math
 from collections import deque
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.frames.ledger import MAX_OPEN, Ledger
 from pipeline.plan import Link, Plan, Stage, Tier
-from scheduler.flow import PATIENCE, RESULT_TIMEOUT_S, SCOUT_S, SILENT_S, Flow, has_detour
+from scheduler.flow import (
+    LEAST_MORE,
+    LEAST_SPARE,
+    PATIENCE,
+    RESULT_TIMEOUT_S,
+    SCOUT_S,
+    SILENT_LATENCIES,
+    SILENT_S,
+    Flow,
+    has_detour,
+)
 from scheduler.meter import Series
-from scheduler.window import RATE_FRAMES, CreditWindow, least_window
+from scheduler.pieces import LONGER, PIECES, pieces_for
+from scheduler.window import MAX_WINDOW, RATE_FRAMES, CreditWindow, least_window
 
 ALONE_S = 0.2
 
@@ -40,7 +51,7 @@ def test_a_window_fills_what_lies_between_the_nodes_and_no_queue(period_s: float
         times.append(now)
     needed = (period_s + propagation_s) / period_s
     rate = 1000 / (times[-1] - times[-1001])
-    assert rate >= 0.9 * min(1.0, MAX_OPEN / needed) / period_s
+    assert rate >= 0.9 * min(1.0, MAX_WINDOW / needed) / period_s
     assert window.size <= max(least_window(plan()), math.ceil(1.1 * needed) + 3)
 
 
@@ -50,8 +61,8 @@ def test_a_new_plan_has_its_rate_within_a_few_round_trips(period_s: float, propa
     """As long as it takes the window to double from its least to what is needed, and no longer."""
     window, free_s, now = CreditWindow(plan()), 0.0, 0.0
     in_flight: deque[tuple[float, float]] = deque()
-    most = min(1.0, MAX_OPEN * period_s / (period_s + propagation_s)) / period_s
-    rounds = 1 + math.ceil(math.log2(MAX_OPEN / least_window(plan())))
+    most = min(1.0, MAX_WINDOW * period_s / (period_s + propagation_s)) / period_s
+    rounds = 1 + math.ceil(math.log2(MAX_WINDOW / least_window(plan())))
     late_s, began_s, results = rounds * (propagation_s + least_window(plan()) * period_s), math.inf, 0
     for _ in range(1000):
         while len(in_flight) < window.size:
@@ -109,7 +120,7 @@ def flowing(flow: Flow, until_s: float = 10.0) -> float:
 
 def a_flow() -> tuple[Flow, Ledger[None, None]]:
     flow = Flow(plan(0, alone=True))
-    flow.detour.alone_s = ALONE_S
+    flow.detour.alone_s, flow.detour.piece_s = ALONE_S, ALONE_S / PIECES
     flow.begin(plan(), 0.0)
     return flow, Ledger(flow.window)
 
@@ -126,6 +137,83 @@ def test_a_silence_leads_to_a_detour_and_the_next_result_back() -> None:
     ledger.complete(1001, None)
     flow.result((1000, 0), 1, now, due_s + 1.0)
     assert flow.detour_s(ledger.entries(), now) > due_s + 1.0
+
+
+def full(period_s: float, own_s: float) -> tuple[Flow, Ledger[None, None], float]:
+    """A flow that fills its device up, with a plan at a steady rate and no credit left; and the time."""
+    flow, ledger = a_flow()
+    flow.fills_up, now = True, 0.0
+    for number in range(4 * RATE_FRAMES):
+        now = period_s * (number + 1)
+        flow.result((number, number), 1, now - 2.0 * period_s, now, own_s=own_s)
+    ledger.window = flow.window
+    while ledger.has_credit:
+        ledger.admit(1000 + ledger.admitted, 1, None, now)
+    return flow, ledger, now
+
+
+@given(st.floats(0.02, 0.5), st.floats(0.0, 1.0))
+def test_frames_are_computed_alone_in_time_that_the_plan_leaves_and_is_worth_it(period_s: float, share: float) -> None:
+    flow, ledger, _ = full(period_s, share * period_s)
+    left = 1.0 - share
+    needed = max(LEAST_SPARE, LEAST_MORE * ALONE_S / period_s)
+    assume(abs(left - needed) > 1e-3)
+    meanwhile = ALONE_S / period_s / left if left > 0.0 else math.inf
+    assume(abs(meanwhile - (MAX_OPEN - ledger.open)) > 1e-3)
+    more, lost = left / ALONE_S, ALONE_S / PIECES / 2 / period_s**2 / ledger.window
+    assume(abs(more - 2 * lost) > 1e-3)
+    pays = left > needed and more > 2 * lost
+    assert flow.takes_spare(ledger) == (pays and meanwhile < MAX_OPEN - ledger.open)
+
+
+def test_no_frame_is_computed_alone_in_pieces_for_which_the_plans_frames_would_be_late() -> None:
+    """A frame of the plan takes 0.2 s without a queue."""
+    flow, ledger, _ = full(0.1, 0.01)
+    flow.detour.piece_s = 0.19
+    assert flow.takes_spare(ledger)
+    flow.detour.piece_s = 0.21
+    assert not flow.takes_spare(ledger)
+
+
+@given(st.floats(1e-3, 2.0), st.floats(-1e-4, 0.1))
+def test_a_frame_in_pieces_takes_little_longer_than_in_one(whole_s: float, more_s: float) -> None:
+    """Where each piece costs `more_s` beyond its share."""
+    count = pieces_for(whole_s, whole_s + (PIECES - 1) * more_s)
+    assert 1 <= count <= PIECES
+    assert (count - 1) * more_s <= LONGER * whole_s * (1 + 1e-6)
+    assert count == PIECES or count * more_s > LONGER * whole_s * (1 - 1e-6)
+
+
+def test_one_frame_at_a_time_is_computed_alone_and_none_where_the_plan_takes_it() -> None:
+    flow, ledger, now = full(0.1, 0.01)
+    assert flow.takes_spare(ledger)
+    own = ledger.admit(2000, 0, None, now, credit=False)
+    assert not flow.takes_spare(ledger), "one is under way"
+    ledger.complete(own.frame, None)
+    assert flow.takes_spare(ledger)
+    ledger.complete(1000, None)
+    assert not flow.takes_spare(ledger), "the plan takes the next frame"
+    flow.fills_up = False
+    ledger.admit(2001, 1, None, now)
+    assert not flow.takes_spare(ledger), "nobody wants it"
+    flow.fills_up = True
+    flow.begin(plan(2, alone=True), now)
+    assert not flow.takes_spare(ledger), "the plan is the device alone"
+
+
+def test_a_frame_that_leaves_no_room_for_those_behind_it_is_computed_as_well_although_others_come_home() -> None:
+    flow, ledger, now = full(0.1, 0.01)
+    while ledger.has_room:
+        ledger.complete(ledger.admit(2000 + ledger.admitted, 0, None, now, credit=False).frame, None)
+    least_s = 0.2
+    assert flow.stuck(ledger, waits=True, may_detour=True, now=now + 0.9 * SILENT_LATENCIES * least_s) is None
+    later_s = now + 1.1 * SILENT_LATENCIES * least_s
+    flow.result((1, 1), 1, None, later_s)
+    entry = flow.stuck(ledger, waits=True, may_detour=True, now=later_s)
+    assert entry is not None
+    assert entry.frame == 1000
+    flow.fills_up = False
+    assert flow.stuck(ledger, waits=True, may_detour=True, now=later_s) is None, "it is no outage"
 
 
 def test_a_queue_that_was_does_not_make_a_silence_longer() -> None:
@@ -280,7 +368,7 @@ def test_a_device_that_left_its_plan_computes_what_it_left_behind_too(latency_s:
     if ledger.has_credit:
         ledger.admit(1000, 2, None, now)
     assert flow.may_be_stuck(ledger, now)
-    stuck_s = flow.stuck_s(ledger.entries(), now)
+    stuck_s = flow.stuck_s(ledger, ledger.entries(), now)
     assert now + SILENT_S <= stuck_s <= now + max(SILENT_S, 3.1 * latency_s)
     assert flow.stuck(ledger, waits=False, may_detour=True, now=stuck_s - 0.01) is None
     assert flow.stuck(ledger, waits=False, may_detour=False, now=stuck_s) is None

@@ -109,10 +109,10 @@ def test_gain_is_read_in_the_first_goal_that_differs() -> None:
 
 def test_headroom_decides_between_plans_alike_in_throughput() -> None:
     objective = Objective((Priority(Goal.THROUGHPUT), Priority(Goal.LATENCY)))
-    ready, tight = replace(cost(0.1, 0.4), headroom_s=0.05), replace(cost(0.1, 0.2), headroom_s=0.1)
+    ready, tight = replace(cost(0.1, 0.4), faster=2.0), cost(0.1, 0.2)
     assert gain(objective, tight, ready) == Gain(2.0, Goal.HEADROOM)
     assert gain(objective, ready, tight, fps=10.0) == Gain(2.0, Goal.LATENCY), "a camera has no use for it"
-    assert gain(objective, ready, replace(tight, period_s=0.05)) == Gain(2.0, Goal.THROUGHPUT)
+    assert gain(objective, ready, replace(tight, pipeline_s=0.05)) == Gain(2.0, Goal.THROUGHPUT)
 
 
 def test_a_tolerance_passes_the_decision_on() -> None:

@@ -41,7 +41,7 @@ EDGE_S = 0.02
 def cost(period_s: float, latency_s: float | None = None, sent: float = 0.0) -> Cost:
     """A cost of which only time and bytes matter."""
     latency = period_s if latency_s is None else latency_s
-    return Cost(latency, period_s, period_s, sent, 0.0, 0.0, 0.0, 0.0, None, (), (), WayHome(), "device compute")
+    return Cost(latency, period_s, sent, 0.0, 0.0, 0.0, 0.0, None, (), (), WayHome(), "device compute")
 
 
 def plan_of(stream: str, device: str, *helpers: tuple[Tier, str], epoch: int = 0, codec: str = "fp32") -> Plan:

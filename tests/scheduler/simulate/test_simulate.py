@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.plan import Tier
 from scheduler.cost import evaluate
 from scheduler.flow import RESULT_TIMEOUT_S
+from scheduler.objective import Objective
 from scheduler.problem import DEVICE_EDGE, LinkEstimate, Problem
 from scheduler.simulate import Scenario, first_plan_s, simulate
 from scheduler.simulate.links import Pipe
@@ -136,6 +137,23 @@ def test_the_oracle_is_not_beaten_and_the_joint_policy_is_near_it() -> None:
     rates = {policy: simulate(scenario(STEPS, policy=policy)).totals.fps for policy in POLICIES if policy != "fixed"}
     assert max(rates.values()) <= 1.02 * rates["oracle"]
     assert rates["joint"] >= 0.99 * max(rates[name] for name in ("device-only", "cloud-only", "dyno"))
+
+
+@pytest.mark.parametrize("rate_bps", [0.3e6, 1e6])
+def test_behind_a_slow_link_the_device_computes_frames_alone_beside_its_plan(rate_bps: float) -> None:
+    """As many as it would by itself, nearly, and what the link takes comes on top."""
+    alone_fps = simulate(scenario(rate_bps, policy="device-only")).totals.fps
+    record = check_conserved(scenario(rate_bps))
+    by_plan = sum(count for epoch, count in record.totals.epochs.items() if epoch)
+    assert record.totals.epochs[0] > 0.85 * alone_fps / record.totals.fps * record.totals.results
+    assert by_plan > 0.9 * simulate(scenario(rate_bps, policy="cloud-only")).totals.results
+    by_camera = simulate(scenario(rate_bps, fps=2.0))
+    assert 0 not in by_camera.totals.epochs, "a plan that keeps pace with its camera leaves no frame"
+
+
+def test_frames_are_as_early_as_they_can_be_where_that_is_what_counts() -> None:
+    record = simulate(scenario(1e6, objective=Objective.parse("latency")))
+    assert 0 not in record.totals.epochs
 
 
 def test_cloud_only_goes_to_the_cloud_even_where_the_device_is_faster() -> None:
