@@ -22,7 +22,7 @@ from pipeline.frames.sources import Frame
 from pipeline.frames.wire import FrameHeader
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
-from scheduler.flow import Flow
+from scheduler.flow import HEDGED, STUCK, Flow, attempt_s
 from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 
@@ -178,7 +178,7 @@ class Admission:
         now = time.monotonic()
         if self._stopping or self._retries or self._can_admit(now) or self._is_finished():
             return True
-        return self._stuck(now) is not None
+        return self._stuck(now) is not None or self.flow.hedge(self.ledger) is not None
 
     def _can_admit(self, now: float) -> bool:
         return self._waiting is not None and (self._takes_credit(now) or self._goes_alone(now))
@@ -220,11 +220,13 @@ class Admission:
         return Attempt(self.plan, entry, key)
 
     def _double(self, now: float) -> Attempt | None:
-        entry = self._stuck(now)
+        entry, why = self._stuck(now), STUCK
+        if entry is None and not self._narrowed:
+            entry, why = self.flow.hedge(self.ledger), HEDGED
         if entry is None:
             return None
-        self.flow.double(entry)
-        self._retry(entry.frame, entry.attempt, "stuck", self._fallback)
+        self.flow.double(entry, why)
+        self._retry(entry.frame, entry.attempt, why, self._fallback)
         return self._retries.popleft()
 
     def _note_first_frame(self, frame: int) -> None:
@@ -242,12 +244,11 @@ class Admission:
                 self.ledger.drops["duplicate"] += 1
                 return []
             latency_s = now - entry.first_admitted_s
-            self.ledger.complete(
-                header.frame, Outcome(entry.picture, header, outputs, latency_s, entry.first_admitted_s)
-            )
+            outcome = Outcome(entry.picture, header, outputs, latency_s, entry.first_admitted_s)
+            self.ledger.complete(header.frame, outcome, header.attempt)
             self.counts.frames.tick(now)
             self.counts.latency_s.add(latency_s)
-            admitted_s = entry.admitted_s if entry.attempt == header.attempt else None
+            admitted_s = attempt_s(entry, header.attempt)
             queued_s = sum(hop.queue_s for hop in header.hops)
             own_s = header.hops[0].compute_s if header.hops else 0.0
             self.flow.result((header.frame, header.attempt), header.epoch, admitted_s, now, queued_s, own_s)
@@ -265,7 +266,8 @@ class Admission:
     def count_unasked(self, frame: int, attempt: int) -> None:
         """A result or a notice came that nobody waits for: the frame has its result, or this attempt was never made."""
         with self._changed:
-            self.flow.result((frame, attempt), 0, None, time.monotonic())
+            now, admitted_s = time.monotonic(), self.ledger.release(frame)
+            self.flow.result((frame, attempt), self.plan.epoch if admitted_s else 0, admitted_s, now)
             in_flight = any(entry.frame == frame for entry in self.ledger.entries())
             self.ledger.drops["unasked" if in_flight else "duplicate"] += 1
 
@@ -284,12 +286,13 @@ class Admission:
 
     def _retry(self, frame: int, attempt: int, reason: str, plan: Plan | None = None) -> None:
         plan = plan or self.plan
-        entry = self.ledger.readmit(frame, attempt, plan.epoch, reason, time.monotonic())
+        entry = self.ledger.readmit(frame, attempt, plan.epoch, reason, time.monotonic(), reason == HEDGED)
         if entry is not None:
             self._retries.append(Attempt(plan, replace(entry), key=True))
 
     def _give_up_late_frames(self, now: float) -> None:
         limit_s = self.flow.limit_s(self.counts.latency_s, now)
+        self.ledger.forgive(now - limit_s)
         in_flight = self.ledger.entries()
         late = [entry for entry in in_flight if now - entry.admitted_s > limit_s]
         for entry in late:
@@ -314,7 +317,7 @@ class Admission:
             self._announced |= {plan.epoch: plan for plan in announcement.plans}
             self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-MAX_ANNOUNCED:]}
             self._lost, self._may_detour = announcement.lost, announcement.detour
-            self.flow.fills_up = announcement.fills_up
+            self.flow.fills_up, self.flow.hedges = announcement.fills_up, announcement.hedges
             self._committed = announcement.committed
             self._follow()
             self._leave_lost_nodes()

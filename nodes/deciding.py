@@ -140,6 +140,7 @@ def _foresight(deciding: Deciding, graph: ModelGraph) -> Foresight:
         links={},
         objective=deciding.objective,
         fills_up=deciding.objective.fills_up,
+        hedges=deciding.objective.hedges,
     )
     tiers = {name: tier for tier, name in nodes.items()}
     hops = {name: (tiers[name[0]], tiers[name[1]]) for name in read_links(deciding.links)}

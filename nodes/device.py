@@ -134,10 +134,11 @@ class DeviceNode(Node):
 
     def _aside(self, attempt: Attempt) -> Aside | None:
         """A frame that is computed alone while the plan has other nodes is in the way of none that goes by it."""
-        if attempt.plan.epoch or self.admission.plan.is_device_only:
+        admission = self.admission
+        if attempt.plan.epoch or admission.plan.is_device_only or admission.flow.leaves_gaps(admission.source_fps):
             return None
         entry = attempt.entry
-        return Aside(self._pieces, partial(self.admission.expects, entry.frame, entry.attempt))
+        return Aside(self._pieces, partial(admission.expects, entry.frame, entry.attempt))
 
     def stop(self) -> None:
         """Stop admitting, then stop all threads."""

@@ -67,6 +67,7 @@ def build_problem(captured: CapturedModel, options: PlanOptions, is_adaptive: bo
         power=_power(options.power),
         fps=options.fps or None,
         fills_up=is_adaptive and options.objective.fills_up,
+        hedges=is_adaptive and options.objective.hedges,
     )
 
 

@@ -118,6 +118,7 @@ class PlannerAdvisor:
             tiles=self._tiles(world, names),
             fps=world.fps or None,
             fills_up=world.settings.fills_up,
+            hedges=world.settings.hedges,
         )
 
     def _times(self, world: World, node: Candidate) -> SegmentTimes | None:

@@ -16,14 +16,11 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.model.graph import INPUT, ModelGraph, bits
 from scheduler.objective import Goal
-from scheduler.problem import Cost, Problem, filled_s
+from scheduler.problem import DEVIATIONS, Cost, Problem, filled_s, hedged_s
 from scheduler.tables import Bools, Floats
 
 SLACK = 1e-9
 """Relative: sums in another order must not decide whether a plan keeps a bound."""
-
-DEVIATIONS = 2.0
-"""A link that is so many standard deviations faster than estimated is still looked ahead to."""
 
 DROP_SCALE = 0.01
 """A drop one percentage point over its bound counts as much as twice the latency bound."""
@@ -125,6 +122,9 @@ def measure_of(problem: Problem, goal: Goal) -> Callable[[Figures], Floats]:
     floor, alone_s = 1.0 / problem.fps if problem.fps is not None else 0.0, problem.alone_s
     if goal is Goal.THROUGHPUT and (floor or problem.fills_up):
         return lambda figures: np.maximum(filled_s(figures.period_s, figures.device_s, alone_s), floor)
+    if goal is Goal.LATENCY and problem.hedges:
+        hedge_s, doubt = problem.hedge_s, math.log(faster(problem)) / DEVIATIONS
+        return lambda figures: hedged_s(figures.latency_s, figures.device_s, hedge_s, doubt)
     if goal is Goal.HEADROOM:
         share = 1.0 / faster(problem)
         return lambda figures: np.maximum(

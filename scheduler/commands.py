@@ -41,6 +41,8 @@ class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     """Whether the device may compute frames alone while nothing comes back (`scheduler.flow.Detour`)."""
     fills_up: bool = False
     """Whether it computes frames alone in the time that its plan leaves it (`scheduler.flow.Spare`)."""
+    hedges: bool = False
+    """Whether it computes frames as well that are on their way (`scheduler.flow.Flow.hedge`)."""
     reason: Text = ""
     """Why the plan changed last, for people."""
     version: int = PROTOCOL_VERSION

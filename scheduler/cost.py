@@ -180,4 +180,5 @@ def _total(
         bottleneck=bottleneck,
         faster=faster(problem),
         alone_s=problem.alone_s,
+        hedge_s=problem.hedge_s,
     )

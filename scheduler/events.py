@@ -91,7 +91,7 @@ class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the edge and the cloud, relative to the other streams' weights."""
 
     spare: bool = False
-    """Whether the device computes frames alone in the time that its plan leaves it, whoever plans."""
+    """Whether the device uses the time that its plan leaves it, whoever plans."""
 
     @property
     def is_adaptive(self) -> bool:
@@ -101,7 +101,12 @@ class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def fills_up(self) -> bool:
         """Whether the device computes frames alone in the time that its plan leaves it."""
-        return self.spare or (self.is_adaptive and self.objective.fills_up)
+        return (self.is_adaptive or self.spare) and self.objective.fills_up
+
+    @property
+    def hedges(self) -> bool:
+        """Whether the device computes frames as well that are on their way."""
+        return (self.is_adaptive or self.spare) and self.objective.hedges
 
 
 class StreamConfigured(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="stream configured"):

@@ -38,6 +38,13 @@ MAX_GIVEN_UP = 256
 SCOUT_S = RESULT_TIMEOUT_S
 """After this, in an outage, one more frame goes by the plan where all that went before were computed on the device."""
 
+HEDGE_NEAR, HEDGE_GAP = 0.5, 0.8
+"""Frames on their way are computed as well where they lately took so many times as long as that takes, or longer; in
+one go where that is done in this share of the time until the camera's next frame."""
+
+STUCK, HEDGED = "stuck", "hedged"
+"""Why a frame that is on its way is computed as well."""
+
 LEAST_SPARE, LEAST_MORE = 0.2, 0.05
 """Of a device's time, what its plan has to leave for frames of its own, in less they would take too long; and of the
 plan's results, how many more there have to be: they are in its way a little."""
@@ -216,6 +223,8 @@ class Flow:
         self.handover = Handover()
         self.fills_up = False
         """Whether the device computes frames alone in the time that its plan leaves it."""
+        self.hedges = False
+        """Whether it computes frames as well that are on their way."""
         self._spare = Spare()
         self._deadline = Deadline()
         self._plan = plan
@@ -292,10 +301,36 @@ class Flow:
 
     def takes_spare(self, ledger: Ledger[Picture, Outcome]) -> bool:
         """Whether the next frame is computed on the device alone, in time that the plan, which is full, leaves it."""
-        if not self.fills_up or ledger.has_credit or self._plan.is_device_only or not self._window.is_settled:
+        if not (self.fills_up or self.hedges) or ledger.has_credit or self._plan.is_device_only:
+            return False
+        if self.hedges:
+            return self._is_near() and ledger.has_room and not has_detour(ledger.entries())
+        if not self._window.is_settled:
             return False
         room = MAX_OPEN - ledger.open
         return self._spare.has_time(self._window, self.detour, room) and not has_detour(ledger.entries())
+
+    def hedge(self, ledger: Ledger[Picture, Outcome]) -> Entry[Picture] | None:
+        """The frame that a device with nothing else to do computes as well, for it may be late: the newest on its way.
+
+        Whichever result is there first counts. Old ones have waited for long, and may be there any moment; and a device
+        that is slower than its camera would fall further behind with each.
+        """
+        if not self.hedges or self._plan.is_device_only or not ledger.in_flight or not self._is_near():
+            return None
+        in_flight = ledger.entries()
+        return None if has_detour(in_flight) else self._newest(in_flight)
+
+    def leaves_gaps(self, fps: float) -> bool:
+        """Whether a frame is computed alone before a camera's next one comes: then in one go, for that is faster."""
+        return self.hedges and 0.0 < fps * self.detour.alone_s < HEDGE_GAP
+
+    def _is_near(self) -> bool:
+        """Whether the device alone is about as fast as the plan lately."""
+        return self._latency_s.figure().window >= HEDGE_NEAR * self.detour.alone_s
+
+    def _newest(self, in_flight: Sequence[Entry[Picture]]) -> Entry[Picture] | None:
+        return next((entry for entry in reversed(in_flight) if entry.epoch == self._plan.epoch), None)
 
     def stuck(
         self, ledger: Ledger[Picture, Outcome], waits: bool, may_detour: bool, now: float
@@ -345,12 +380,17 @@ class Flow:
         """Frames of plans before, on their way through other nodes."""
         return (entry for entry in in_flight if entry.epoch not in (0, self._plan.epoch))
 
-    def double(self, entry: Entry[Picture]) -> None:
-        """The frame is computed on the device as well; its result may come home all the same."""
+    def double(self, entry: Entry[Picture], why: str) -> None:
+        """The frame is computed on the device as well; its result may come home all the same.
+
+        Args:
+            entry: the frame.
+            why: `STUCK`, then its plan may not work; or `HEDGED`.
+        """
         self._doubled[entry.frame, entry.attempt] = entry.epoch
         while len(self._doubled) > MAX_GIVEN_UP:
             self._doubled.popitem(last=False)
-        if entry.epoch == self._plan.epoch:
+        if why == STUCK and entry.epoch == self._plan.epoch:
             self.detour.is_suspect = True
             self.detour.scout_s = max(self.detour.scout_s, entry.admitted_s)
 
@@ -390,6 +430,13 @@ class Flow:
         if self._plan.is_device_only or math.isinf(oldest_s):
             return math.inf
         return self.detour.due_s(oldest_s, self._window.rate, self._window.least_s)
+
+
+def attempt_s(entry: Entry[Picture], attempt: int) -> float | None:
+    """When an attempt at a frame that has its result now was admitted; None for one that is not known any more."""
+    if attempt == entry.attempt:
+        return entry.admitted_s
+    return entry.first_admitted_s if entry.hedged and attempt == entry.first_attempt else None
 
 
 def is_stalled(ledger: Ledger[Picture, Outcome], waits: bool) -> bool:

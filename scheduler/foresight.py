@@ -39,9 +39,9 @@ class Foresight:
         self._horizon_s = HORIZON_S
 
     @property
-    def fills_up(self) -> bool:
-        """Whether the device computes frames alone beside the plans."""
-        return self._problem.fills_up
+    def uses_spare(self) -> bool:
+        """Whether the device uses the time that the plans leave it."""
+        return self._problem.fills_up or self._problem.hedges
 
     def plan(self, now: float) -> Plan:
         """The plan; its epoch is 0."""
@@ -70,7 +70,7 @@ class OracleCore:
             plan = self._foresight.plan(now)
             if plan != self._plan:
                 self._plan = plan
-                spare = self._foresight.fills_up
+                spare = self._foresight.uses_spare
                 settings = msgspec.structs.replace(self._settings, planner="fixed", plan=plan, spare=spare)
                 changed = self._core.handle(StreamConfigured(VIEWERS, settings), now)
         return [*changed, *self._core.handle(event, now)]

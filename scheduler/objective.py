@@ -74,6 +74,11 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.priorities[0].goal is Goal.THROUGHPUT and self.max_latency_s is None
 
     @property
+    def hedges(self) -> bool:
+        """Whether sooner results are worth it that the device computes frames as well that are on their way."""
+        return self.priorities[0].goal is Goal.LATENCY
+
+    @property
     def levels(self) -> tuple[Priority, ...]:
         """The priorities, with headroom behind throughput, and latency behind all, to decide between equal plans.
 

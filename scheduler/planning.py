@@ -114,6 +114,9 @@ class PlanDesk:
             verdict = replace(verdict, switch=False, reason=passing)
         figures |= {"gain": min(found.ratio, MAX_FIGURE), "threshold": verdict.threshold}
         if state.is_idle:  # nothing runs yet that a switch could cost, and the device waits for a word
+            # What is not known is in doubt: of links that were hardly seen, none is hoped for.
+            here, there = (replace(cost, hedge_s=math.inf) for cost in (advice.current_cost, advice.cost))
+            found = gain(state.settings.objective, here, there, world.fps)
             if found.ratio > 1.0 and not (advice.broken and not advice.current_broken):
                 reason = f"the first plan; {found.goal} gain {found.ratio:.2f}"
                 self._prepare(state, advice.plan, reason, figures, now, found)

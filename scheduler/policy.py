@@ -205,7 +205,7 @@ class SwitchPolicy:
 _COST_OF: dict[Goal, Callable[[Cost, float], float]] = {
     Goal.THROUGHPUT: lambda cost, fps: max(cost.period_s, 1.0 / fps if fps > 0 else 0.0),
     Goal.HEADROOM: lambda cost, fps: max(cost.headroom_s, 1.0 / fps if fps > 0 else 0.0),
-    Goal.LATENCY: lambda cost, fps: cost.latency_s,
+    Goal.LATENCY: lambda cost, fps: cost.answer_s,
     Goal.BYTES: lambda cost, fps: cost.bytes,
     Goal.CLOUD: lambda cost, fps: cost.cloud_busy_s,
     Goal.ENERGY: lambda cost, fps: math.inf if cost.energy_j is None else cost.energy_j,

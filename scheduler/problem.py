@@ -124,6 +124,8 @@ class Problem:
     """Epoch that the plan gets."""
     fills_up: bool = False
     """Whether the device computes frames alone in the time that the plan leaves it."""
+    hedges: bool = False
+    """Whether it computes frames as well that are on their way."""
 
     def __post_init__(self) -> None:
         if Tier.DEVICE not in self.nodes:
@@ -141,6 +143,12 @@ class Problem:
         """A frame on the device alone and in pieces, where some are computed so beside the plan; infinite otherwise."""
         whole_s = self.times_of(Tier.DEVICE).whole_s * self.load_of(Tier.DEVICE)
         return (1.0 + LONGER) * whole_s if self.fills_up else math.inf
+
+    @property
+    def hedge_s(self) -> float:
+        """A frame on the device alone, where those are computed so that are on their way; infinite otherwise."""
+        whole_s = self.times_of(Tier.DEVICE).whole_s * self.load_of(Tier.DEVICE)
+        return (1.0 + HEDGED_LONGER) * whole_s if self.hedges else math.inf
 
     def load_of(self, tier: Tier) -> float:
         """The slowdown of the tier's node, at the objective's quantile."""
@@ -190,6 +198,9 @@ class LinkCost:
     """Half of it counts with the frame; its result goes a way of its own."""
 
 
+DEVIATIONS = 2.0
+"""A link that is so many standard deviations faster than estimated is still looked ahead to."""
+
 LINKED = 7
 """Frames of a plan on their way: each result that comes meanwhile waits for theirs."""
 
@@ -211,6 +222,36 @@ def filled_s(period_s: NDArray[np.float64], device_s: NDArray[np.float64], alone
     with np.errstate(divide="ignore"):
         found = 1.0 / (1.0 / alone_s + left / period_s)
     return np.asarray(np.maximum(found, period_s * (LINKED / MAX_OPEN)))
+
+
+HEDGED_LONGER = 0.03
+"""By this share a frame takes longer alone that is computed as well: the plan's own part of it goes first."""
+
+LEAST_DOUBT, SHARPNESS = 0.02, 3.0
+"""Of links, and how much sharper the minimum of two latencies is than by all of their doubt: it comes and goes."""
+
+
+def hedged_s(
+    latency_s: NDArray[np.float64], device_s: NDArray[np.float64], alone_s: float, doubt: float
+) -> NDArray[np.float64]:
+    """Seconds to the first result of a frame that the device computes as well while it is on its way.
+
+    That is the less of two times, and less than either where they are about the same and one of them is in doubt: a
+    smooth minimum, `(a ** -k + b ** -k) ** (-1 / k)`.
+
+    Args:
+        latency_s: of the plan.
+        device_s: compute of its stage on the device, which comes first.
+        alone_s: of the frame on the device alone; infinite where none are computed so.
+        doubt: log deviation of the links.
+    """
+    if math.isinf(alone_s):
+        return latency_s
+    own_s, sharpness = device_s + alone_s, SHARPNESS / max(doubt, LEAST_DOUBT)
+    less_s = np.minimum(latency_s, own_s)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = less_s / np.maximum(latency_s, own_s)
+    return np.asarray(less_s * (1.0 + share**sharpness) ** (-1.0 / sharpness))
 
 
 @dataclass(frozen=True)
@@ -240,6 +281,16 @@ class Cost:
     """How many times faster the links may become."""
     alone_s: float = math.inf
     """See `Problem.alone_s`."""
+    hedge_s: float = math.inf
+    """See `Problem.hedge_s`."""
+
+    @property
+    def answer_s(self) -> float:
+        """The latency, where the device computes frames as well that are on their way."""
+        if math.isinf(self.hedge_s):
+            return self.latency_s
+        doubt = math.log(self.faster) / DEVIATIONS
+        return float(hedged_s(np.asarray(self.latency_s), np.asarray(self.stages[0].compute_s), self.hedge_s, doubt))
 
     @property
     def busy_s(self) -> float:

@@ -367,6 +367,7 @@ class StreamState:
             lost=dict(self.lost),
             detour=self.may_detour,
             fills_up=self.settings.fills_up,
+            hedges=self.settings.hedges,
             reason=self.reason if prepared is None else prepared.reason,
         )
 

@@ -38,6 +38,16 @@ class Entry(Generic[Picture]):
     """When the latest attempt began, monotonic."""
     window: int = 0
     """The window that its credit is of, or `NO_WINDOW`."""
+    hedged: bool = False
+    """Whether the attempt before the latest is on its way still, and keeps the credit."""
+
+
+@dataclass(frozen=True)
+class _Owed:
+    """An attempt that is on its way although its frame has a result."""
+
+    window: int
+    admitted_s: float
 
 
 @dataclass
@@ -60,6 +70,8 @@ class Ledger(Generic[Picture, Outcome]):
     _in_flight: dict[int, Entry[Picture]] = field(default_factory=dict)
     _order: list[int] = field(default_factory=list)
     _waiting: dict[int, Outcome] = field(default_factory=dict)
+    _owed: dict[int, _Owed] = field(default_factory=dict)
+    """By frame."""
     _windows: int = 0
     """Windows so far."""
     _taken: int = 0
@@ -88,11 +100,12 @@ class Ledger(Generic[Picture, Outcome]):
     @property
     def has_older(self) -> bool:
         """Whether a frame is in flight that was admitted before the latest `renew`, or without credit."""
-        return len(self._in_flight) > self._taken
+        return len(self._in_flight) > self._taken - len(self._owed)
 
     def renew(self, window: int) -> None:
         """Begin a window of its own: frames that are in flight now take no credit of it."""
         self.window, self._taken = window, 0
+        self._owed.clear()
         self._windows += 1
 
     @property
@@ -129,28 +142,70 @@ class Ledger(Generic[Picture, Outcome]):
         entry = self._in_flight.get(frame)
         return entry is not None and entry.first_attempt <= attempt <= entry.attempt
 
-    def readmit(self, frame: int, attempt: int, epoch: int, reason: str, now: float) -> Entry[Picture] | None:
-        """Begin a new attempt at a frame whose attempt number `attempt` is lost; None where that is old news."""
+    def readmit(
+        self, frame: int, attempt: int, epoch: int, reason: str, now: float, hedged: bool = False
+    ) -> Entry[Picture] | None:
+        """Begin a new attempt at a frame whose attempt number `attempt` is lost; None where that is old news.
+
+        Args:
+            frame: its number.
+            attempt: the one that is lost.
+            epoch: by which plan it is tried again.
+            reason: why.
+            now: the time.
+            hedged: the attempt is not lost: both are made, and the first result counts. Until there is one of the
+                attempt before, too, that keeps its credit: it fills its link.
+        """
         entry = self._in_flight.get(frame)
         if entry is None or entry.attempt != attempt:
             self.drops["stale-attempt"] += 1
+            self.release(frame)
+            if entry is not None and attempt == entry.attempt - 1:
+                entry.hedged = False
             return None
         entry.attempt += 1
+        entry.hedged = hedged
         entry.epoch = epoch
         entry.admitted_s = now
         self.readmissions[reason] += 1
         return entry
 
-    def complete(self, frame: int, outcome: Outcome) -> Entry[Picture] | None:
-        """Take the result of a frame; None, and counted, where it has one already or was never admitted."""
+    def complete(self, frame: int, outcome: Outcome, attempt: int | None = None) -> Entry[Picture] | None:
+        """Take the result of a frame; None, and counted, where it has one already or was never admitted.
+
+        Args:
+            frame: its number.
+            outcome: what came.
+            attempt: of which attempt; None for whichever.
+        """
         entry = self._in_flight.pop(frame, None)
         if entry is None:
             self.drops["duplicate"] += 1
             return None
-        self._taken -= entry.window == self._windows
+        if entry.hedged and attempt == entry.attempt and entry.window == self._windows:
+            self._owed[frame] = _Owed(entry.window, entry.first_admitted_s)
+        else:
+            self._taken -= entry.window == self._windows
         self._waiting[frame] = outcome
         self.completed += 1
         return entry
+
+    def release(self, frame: int) -> float | None:
+        """Nothing is on its way any more of a frame that has its result.
+
+        Returns:
+            When the attempt that was, was admitted; None where there was none.
+        """
+        owed = self._owed.pop(frame, None)
+        if owed is None:
+            return None
+        self._taken -= 1
+        return owed.admitted_s
+
+    def forgive(self, before_s: float) -> None:
+        """Wait no more for attempts that were admitted earlier and whose frames have their results."""
+        for frame in [frame for frame, owed in self._owed.items() if owed.admitted_s < before_s]:
+            self.release(frame)
 
     def ready(self) -> Iterator[Outcome]:
         """Outcomes whose turn it is, in frame order; each is given once."""

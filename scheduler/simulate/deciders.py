@@ -136,8 +136,9 @@ class Oracle:
             objective=self._scenario.objective,
             fps=self._scenario.fps or None,
             fills_up=self._scenario.objective.fills_up,
+            hedges=self._scenario.objective.hedges,
         )
-        cluster.devices[0].fill_up(problem.fills_up)
+        cluster.devices[0].use_spare(problem.fills_up, problem.hedges)
         foresight = Foresight(problem, lambda now, horizon_s: self._links(cluster, now, horizon_s))
         self._agenda.at(self._scenario.lead_s - 1e-3, self._look, cluster, foresight)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pipeline.frames.ledger import Entry, Ledger
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
-from scheduler.flow import SILENT_S, Flow, is_stalled
+from scheduler.flow import HEDGED, SILENT_S, STUCK, Flow, attempt_s, is_stalled
 from scheduler.meter import Rate, Series
 from scheduler.reports import StreamReport
 from scheduler.simulate.agenda import Agenda
@@ -167,7 +167,7 @@ class SimulatedDevice:
                 self._go_on()
             elif self._waiting is not None and self._flow.takes_spare(self.ledger):
                 self._admit_alone()
-            elif not self._doubles() and not self._retries:
+            elif not self._doubles() and not self._hedges() and not self._retries:
                 break
         self._pumping = False
 
@@ -221,13 +221,23 @@ class SimulatedDevice:
         if self._flow.may_be_stuck(self.ledger, now):
             entry = self._flow.stuck(self.ledger, waits, self._may_detour, now)
             if entry is not None:
-                self._flow.double(entry)
-                self._retry(entry.frame, entry.attempt, "stuck", self._fallback)
+                self._double(entry, STUCK)
                 return True
             due_s = self._flow.stuck_s(self.ledger, self._entries(), now)
         if now < due_s < math.inf:
             self._watch_from(due_s)
         return False
+
+    def _hedges(self) -> bool:
+        """Whether a frame that is on its way is computed here as well, for it may be late."""
+        entry = self._flow.hedge(self.ledger)
+        if entry is not None:
+            self._double(entry, HEDGED)
+        return entry is not None
+
+    def _double(self, entry: Entry[None], why: str) -> None:
+        self._flow.double(entry, why)
+        self._retry(entry.frame, entry.attempt, why, self._fallback)
 
     def _watch(self) -> None:
         self._watching = False
@@ -237,7 +247,7 @@ class SimulatedDevice:
         job = Job(self, entry.frame, entry.attempt, self._routes.of(plan), received_s=self._agenda.now)
         if self.source.scenes is not None:
             job.busyness = self.source.scenes.busyness(entry.frame)
-        if not plan.epoch and not self.plan.is_device_only:
+        if not plan.epoch and not self.plan.is_device_only and not self._flow.leaves_gaps(self.source.fps):
             job.pieces_s = self._routes.pieces_s
         if self.node.has_room:
             self.node.submit(job)
@@ -254,9 +264,9 @@ class SimulatedDevice:
     def complete(self, job: Job) -> None:
         """A result came home."""
         now = self._agenda.now
-        entry = self.ledger.complete(job.frame, None)
-        admitted_s = entry.admitted_s if entry is not None and entry.attempt == job.attempt else None
-        epoch = job.route.plan.epoch if entry is not None else 0
+        entry = self.ledger.complete(job.frame, None, job.attempt)
+        admitted_s = self.ledger.release(job.frame) if entry is None else attempt_s(entry, job.attempt)
+        epoch = job.route.plan.epoch if entry is not None or admitted_s is not None else 0
         self._flow.result((job.frame, job.attempt), epoch, admitted_s, now, job.queued_s, job.route.hops[0].compute_s)
         if entry is None:
             return
@@ -286,7 +296,7 @@ class SimulatedDevice:
 
     def _retry(self, frame: int, attempt: int, reason: str, plan: Plan | None = None) -> None:
         plan = plan or self.plan
-        entry = self.ledger.readmit(frame, attempt, plan.epoch, reason, self._agenda.now)
+        entry = self.ledger.readmit(frame, attempt, plan.epoch, reason, self._agenda.now, reason == HEDGED)
         if entry is not None:
             self._retries.append((plan, replace(entry)))
 
@@ -311,6 +321,7 @@ class SimulatedDevice:
     def _give_up_late_frames(self) -> bool:
         """Returns whether there were some."""
         now, limit_s = self._agenda.now, self._limit_s()
+        self.ledger.forgive(now - limit_s)
         in_flight = self._entries()
         late = [entry for entry in in_flight if now - entry.admitted_s > limit_s - 1e-9]
         for entry in late:
@@ -336,7 +347,8 @@ class SimulatedDevice:
         self._announced |= {plan.epoch: plan for plan in announcement.plans}
         self._announced = {epoch: self._announced[epoch] for epoch in sorted(self._announced)[-64:]}
         self._lost = frozenset(announcement.lost)
-        self._may_detour, self._flow.fills_up = announcement.detour, announcement.fills_up
+        self._may_detour = announcement.detour
+        self.use_spare(announcement.fills_up, announcement.hedges)
         plan = announcement.committed
         if plan.epoch > self._highest_used and self.hooks.is_ready(plan) and not self._lost & set(plan.nodes):
             self._fallback_reason = ""
@@ -349,9 +361,9 @@ class SimulatedDevice:
                 self._retry(entry.frame, entry.attempt, "node-lost")
         self._pump()
 
-    def fill_up(self, does: bool) -> None:
-        """Compute frames alone in the time that the plan leaves, or stop to."""
-        self._flow.fills_up = does
+    def use_spare(self, fills_up: bool, hedges: bool) -> None:
+        """What to do in the time that the plan leaves; see `Announcement`."""
+        self._flow.fills_up, self._flow.hedges = fills_up, hedges
 
     def use(self, plan: Plan) -> None:
         """Stamp the next frames with a plan."""

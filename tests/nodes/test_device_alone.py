@@ -111,6 +111,38 @@ def test_a_device_whose_plan_is_full_computes_the_next_frame_alone() -> None:
     assert epochs == [1] * (len(epochs) - 1) + [0]
 
 
+def test_a_device_computes_the_frame_that_it_has_just_sent_as_well_where_latency_counts() -> None:
+    """Its own result is there first; the other one gives back the credit."""
+    deployment = Deployment(needs_plan=False)
+    device = deployment.device(None)
+    try:
+        admission, graph = device.admission, deployment.model.captured.graph
+        plan = msgspec.structs.replace(plan_of(graph, "camera", NAMES), epoch=1)
+        program = device.build(plan)
+        assert program is not None
+        device.epochs.add(program)
+        admission.hear(Announcement("camera", "test", 1, plan, commit=1, hedges=True))
+        admission.flow.result((1000, 0), 1, 0.0, 1.0)
+        attempts = admission.attempts()
+        assert admission.offer(waiting(0, deployment.model))
+        sent, again = next(attempts), next(attempts)
+        frame, credit = sent.entry.frame, admission.ledger.window
+        own = FrameHeader("camera", graph.fingerprint, 0, frame, again.entry.attempt, 1, 0, ())
+        assert len(admission.complete(own, {}, time.monotonic())) == 1
+        taken = [
+            admission.ledger.admit(number, 1, waiting(number, deployment.model), 0.0) for number in range(1, credit)
+        ]
+        assert not admission.ledger.has_credit, "the frame fills its link still"
+        assert not admission.expects(frame, sent.entry.attempt)
+        admission.count_unasked(frame, sent.entry.attempt)
+        assert admission.ledger.has_credit
+    finally:
+        deployment.stop()
+    assert (sent.plan.epoch, again.plan.epoch) == (1, 0)
+    assert again.entry.frame == frame
+    assert len(taken) == credit - 1
+
+
 def test_a_frame_that_the_device_computes_alone_lets_others_go_first_and_stops_once_it_has_its_result() -> None:
     """One frame that waits goes between two of its pieces; what is left of it is not computed where nobody wants it."""
     deployment = Deployment(needs_plan=False)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.frames.ledger import MAX_OPEN, Ledger
 from pipeline.plan import Link, Plan, Stage, Tier
 from scheduler.flow import (
+    HEDGE_NEAR,
     LEAST_MORE,
     LEAST_SPARE,
     PATIENCE,
@@ -19,6 +20,7 @@ from scheduler.flow import (
     SCOUT_S,
     SILENT_LATENCIES,
     SILENT_S,
+    STUCK,
     Flow,
     has_detour,
 )
@@ -216,6 +218,31 @@ def test_a_frame_that_leaves_no_room_for_those_behind_it_is_computed_as_well_alt
     assert flow.stuck(ledger, waits=True, may_detour=True, now=later_s) is None, "it is no outage"
 
 
+@given(st.floats(0.01, 1.0))
+def test_the_newest_frame_is_computed_as_well_where_the_device_is_about_as_fast(latency_s: float) -> None:
+    assume(abs(latency_s - HEDGE_NEAR * ALONE_S) > 1e-6)
+    flow, ledger = a_flow()
+    flow.hedges = True
+    for number in range(20):
+        flow.result((number, number), 1, 0.5 * number, 0.5 * number + latency_s)
+    assert flow.hedge(ledger) is None, "nothing is on its way"
+    for number in (1000, 1001, 1002):
+        ledger.admit(number, 1, None, 20.0)
+    entry = flow.hedge(ledger)
+    assert (entry is not None) == (latency_s > HEDGE_NEAR * ALONE_S)
+    if entry is None:
+        return
+    assert entry.frame == 1002
+    ledger.readmit(1002, entry.attempt, 0, "hedged", 20.0, hedged=True)
+    assert flow.hedge(ledger) is None, "one at a time"
+    ledger.complete(1002, None, entry.attempt + 1)
+    older = flow.hedge(ledger)
+    assert older is not None
+    assert older.frame == 1001
+    flow.hedges = False
+    assert flow.hedge(ledger) is None
+
+
 def test_a_queue_that_was_does_not_make_a_silence_longer() -> None:
     """Ten results a second, each of a frame that waited 2 s in a queue: a second without any is an outage."""
     flow, ledger = a_flow()
@@ -296,7 +323,7 @@ def test_a_device_with_nothing_else_to_do_computes_the_oldest_stuck_frame_too() 
     for frame in range(1000, 1003):
         entry = flow.stuck(ledger, waits=False, may_detour=True, now=due_s)
         assert entry is not None and entry.frame == frame, "the others wait for it"
-        flow.double(entry)
+        flow.double(entry, STUCK)
         ledger.readmit(frame, 0, 0, "stuck", due_s)
         assert flow.stuck(ledger, waits=False, may_detour=True, now=due_s) is None, "one at a time"
         ledger.complete(frame, None)
@@ -375,7 +402,7 @@ def test_a_device_that_left_its_plan_computes_what_it_left_behind_too(latency_s:
     for frame in left:
         entry = flow.stuck(ledger, waits=False, may_detour=True, now=stuck_s)
         assert entry is not None and entry.frame == frame
-        flow.double(entry)
+        flow.double(entry, STUCK)
         ledger.readmit(frame, 0, 0, "stuck", stuck_s)
         assert flow.stuck(ledger, waits=False, may_detour=True, now=stuck_s) is None, "one at a time"
         ledger.complete(frame, frame)

@@ -128,6 +128,7 @@ def problem(rng: np.random.Generator, size: Size, objective: Objective) -> Probl
         tiles=tile_table(rng, graph) if size.tiled and Tier.EDGE in nodes else None,
         power=Power(4.0, 1.5),
         fills_up=objective.fills_up and rng.random() < 0.5,
+        hedges=objective.hedges and rng.random() < 0.5,
         fps=None if objective.max_bytes_per_s is None and rng.random() < 0.5 else float(rng.choice([5.0, 50.0, 500.0])),
     )
 

@@ -117,3 +117,36 @@ def test_results_that_wait_for_an_older_frame_take_room_and_no_credit() -> None:
     ledger.complete(0, 0)
     assert list(ledger.ready()) == list(range(MAX_OPEN))
     assert ledger.has_credit
+
+
+def test_a_frame_that_two_attempts_are_made_at_keeps_credit_for_the_one_that_fills_a_link() -> None:
+    ledger = Ledger[None, None](2)
+    for frame in range(2):
+        ledger.admit(frame, 1, None, float(frame))
+        ledger.readmit(frame, 0, 0, "hedged", float(frame), hedged=True)
+    assert not ledger.has_credit
+    ledger.complete(0, None, 0)
+    assert ledger.has_credit, "the other attempt fills no link"
+    ledger.admit(2, 1, None, 2.0)
+    ledger.complete(1, None, 1)
+    assert not ledger.has_credit, "its first attempt is on its way still"
+    assert ledger.release(1) == 1.0
+    assert ledger.has_credit
+    assert ledger.release(1) is None, "it counts once"
+    assert ledger.release(0) is None
+
+
+def test_credit_of_an_attempt_that_never_comes_home_is_given_back() -> None:
+    ledger = Ledger[None, None](1)
+    ledger.admit(0, 1, None, 0.0)
+    ledger.readmit(0, 0, 0, "hedged", 0.0, hedged=True)
+    ledger.complete(0, None, 1)
+    ledger.forgive(0.0)
+    assert not ledger.has_credit
+    ledger.forgive(0.1)
+    assert ledger.has_credit
+    ledger.admit(1, 1, None, 1.0)
+    ledger.readmit(1, 0, 0, "hedged", 1.0, hedged=True)
+    assert ledger.readmit(1, 0, 1, "compute", 1.5) is None, "the other attempt goes on"
+    ledger.complete(1, None, 1)
+    assert ledger.has_credit, "it was lost"
