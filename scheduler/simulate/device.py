@@ -14,8 +14,9 @@ from typing import NamedTuple
 from pipeline.frames.ledger import Entry, Ledger
 from pipeline.plan import Plan
 from scheduler.commands import Announcement
-from scheduler.flow import HEDGED, SILENT_S, STUCK, Flow, attempt_s, is_stalled
+from scheduler.flow import HEDGED, STUCK, Flow, attempt_s, is_stalled
 from scheduler.meter import Rate, Series
+from scheduler.outage import SILENT_S
 from scheduler.reports import StreamReport
 from scheduler.simulate.agenda import Agenda
 from scheduler.simulate.node import Job, SimulatedNode

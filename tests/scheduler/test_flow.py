@@ -11,20 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.frames.ledger import MAX_OPEN, Ledger
 from pipeline.plan import Link, Plan, Stage, Tier
-from scheduler.flow import (
-    HEDGE_NEAR,
-    LEAST_MORE,
-    LEAST_SPARE,
-    PATIENCE,
-    RESULT_TIMEOUT_S,
-    SCOUT_S,
-    SILENT_LATENCIES,
-    SILENT_S,
-    STUCK,
-    Flow,
-    has_detour,
-)
+from scheduler.flow import HEDGE_NEAR, LEAST_MORE, LEAST_SPARE, PATIENCE, SCOUT_S, STUCK, Flow, has_detour
 from scheduler.meter import Series
+from scheduler.outage import RESULT_TIMEOUT_S, SILENT_LATENCIES, SILENT_S
 from scheduler.pieces import LONGER, PIECES, pieces_for
 from scheduler.window import MAX_WINDOW, RATE_FRAMES, CreditWindow, least_window
 

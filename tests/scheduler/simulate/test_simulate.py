@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.plan import Tier
 from scheduler.cost import evaluate
-from scheduler.flow import RESULT_TIMEOUT_S
 from scheduler.objective import Objective
+from scheduler.outage import RESULT_TIMEOUT_S
 from scheduler.problem import DEVICE_EDGE, LinkEstimate, Problem
 from scheduler.simulate import Scenario, first_plan_s, simulate
 from scheduler.simulate.links import Pipe
