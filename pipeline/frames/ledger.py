@@ -42,14 +42,6 @@ class Entry(Generic[Picture]):
     """Whether the attempt before the latest is on its way still, and keeps the credit."""
 
 
-@dataclass(frozen=True)
-class _Owed:
-    """An attempt that is on its way although its frame has a result."""
-
-    window: int
-    admitted_s: float
-
-
 @dataclass
 class Ledger(Generic[Picture, Outcome]):
     """Who is in flight, and what may leave next.
@@ -70,8 +62,8 @@ class Ledger(Generic[Picture, Outcome]):
     _in_flight: dict[int, Entry[Picture]] = field(default_factory=dict)
     _order: list[int] = field(default_factory=list)
     _waiting: dict[int, Outcome] = field(default_factory=dict)
-    _owed: dict[int, _Owed] = field(default_factory=dict)
-    """By frame."""
+    _owed: dict[int, float] = field(default_factory=dict)
+    """By frame, attempts that are on their way although it has a result, and hold credit: when they were admitted."""
     _windows: int = 0
     """Windows so far."""
     _taken: int = 0
@@ -183,7 +175,7 @@ class Ledger(Generic[Picture, Outcome]):
             self.drops["duplicate"] += 1
             return None
         if entry.hedged and attempt == entry.attempt and entry.window == self._windows:
-            self._owed[frame] = _Owed(entry.window, entry.first_admitted_s)
+            self._owed[frame] = entry.first_admitted_s
         else:
             self._taken -= entry.window == self._windows
         self._waiting[frame] = outcome
@@ -196,15 +188,13 @@ class Ledger(Generic[Picture, Outcome]):
         Returns:
             When the attempt that was, was admitted; None where there was none.
         """
-        owed = self._owed.pop(frame, None)
-        if owed is None:
-            return None
-        self._taken -= 1
-        return owed.admitted_s
+        admitted_s = self._owed.pop(frame, None)
+        self._taken -= admitted_s is not None
+        return admitted_s
 
     def forgive(self, before_s: float) -> None:
         """Wait no more for attempts that were admitted earlier and whose frames have their results."""
-        for frame in [frame for frame, owed in self._owed.items() if owed.admitted_s < before_s]:
+        for frame in [frame for frame, admitted_s in self._owed.items() if admitted_s < before_s]:
             self.release(frame)
 
     def ready(self) -> Iterator[Outcome]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nodes.admission import Attempt
+from nodes.device import DeviceNode
 from nodes.stage import Aside, StageLoop
 from pipeline.frames.wire import FrameHeader, Hop
 from pipeline.model.graph import INPUT
@@ -50,17 +51,26 @@ def test_a_plan_that_is_committed_before_it_is_built_runs_as_soon_as_it_is() -> 
         deployment.stop()
 
 
+def hear_of_a_split_plan(
+    deployment: Deployment, device: DeviceNode, *, detour: bool = False, fills_up: bool = False, hedges: bool = False
+) -> None:
+    """Epoch 1, which is built and committed."""
+    plan = msgspec.structs.replace(plan_of(deployment.model.captured.graph, "camera", NAMES), epoch=1)
+    program = device.build(plan)
+    assert program is not None
+    device.epochs.add(program)
+    device.admission.hear(
+        Announcement("camera", "test", 1, plan, commit=1, detour=detour, fills_up=fills_up, hedges=hedges)
+    )
+
+
 def test_frames_that_no_result_comes_of_are_computed_on_the_device_one_by_one() -> None:
     """Two frames go by a plan whose link is dead; the source has ended, and the device has nothing else to do."""
     deployment, frames = Deployment(needs_plan=False), 2
     device = deployment.device(None)
     try:
         admission, graph = device.admission, deployment.model.captured.graph
-        plan = msgspec.structs.replace(plan_of(graph, "camera", NAMES), epoch=1)
-        program = device.build(plan)
-        assert program is not None
-        device.epochs.add(program)
-        admission.hear(Announcement("camera", "test", 1, plan, commit=1, detour=True))
+        hear_of_a_split_plan(deployment, device, detour=True)
         attempts = admission.attempts()
         sent: list[Attempt] = []
         for number in range(frames):
@@ -88,11 +98,7 @@ def test_a_device_whose_plan_is_full_computes_the_next_frame_alone() -> None:
     try:
         admission, graph = device.admission, deployment.model.captured.graph
         admission.flow.detour.alone_s = 0.05
-        plan = msgspec.structs.replace(plan_of(graph, "camera", NAMES), epoch=1)
-        program = device.build(plan)
-        assert program is not None
-        device.epochs.add(program)
-        admission.hear(Announcement("camera", "test", 1, plan, commit=1, fills_up=True))
+        hear_of_a_split_plan(deployment, device, fills_up=True)
         attempts, now = admission.attempts(), time.monotonic()
         for number in range(200):
             assert admission.offer(waiting(number, deployment.model))
@@ -117,11 +123,7 @@ def test_a_device_computes_the_frame_that_it_has_just_sent_as_well_where_latency
     device = deployment.device(None)
     try:
         admission, graph = device.admission, deployment.model.captured.graph
-        plan = msgspec.structs.replace(plan_of(graph, "camera", NAMES), epoch=1)
-        program = device.build(plan)
-        assert program is not None
-        device.epochs.add(program)
-        admission.hear(Announcement("camera", "test", 1, plan, commit=1, hedges=True))
+        hear_of_a_split_plan(deployment, device, hedges=True)
         admission.flow.result((1000, 0), 1, 0.0, 1.0)
         attempts = admission.attempts()
         assert admission.offer(waiting(0, deployment.model))
