@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -38,7 +37,7 @@ def headline(found: Explanation) -> str:
     """The figures of the plan in one line or two."""
     cost, decision = found.decision.cost, found.decision
     drop = "unknown" if cost.accuracy_drop is None else f"{100 * cost.accuracy_drop:.2f} points"
-    alone_fps = cost.throughput_fps - (1.0 / cost.pipeline_s if cost.pipeline_s > 0.0 else math.inf)
+    alone_fps = cost.throughput_fps - cost.pipeline_fps
     alone = f" ({alone_fps:.2f} of them computed by the device alone)" if alone_fps > 0.005 else ""
     energy = "" if cost.energy_j is None else f", {cost.energy_j * 1e3:.1f} mJ on the device"
     lines = [

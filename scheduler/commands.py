@@ -38,7 +38,7 @@ class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     """Nodes that died or started anew, and an epoch each: frames of that and earlier epochs that pass through the
     node are gone, and the device admits them again."""
     detour: bool = False
-    """Whether the device may compute frames alone while nothing comes back (`scheduler.flow.Detour`)."""
+    """Whether the device may compute frames alone while nothing comes back (`scheduler.outage.Detour`)."""
     fills_up: bool = False
     """Whether it computes frames alone in the time that its plan leaves it (`scheduler.flow.Spare`)."""
     hedges: bool = False

@@ -208,7 +208,7 @@ class PlanDesk:
     def _expect(self, state: StreamState, advice: Advice, world: World, outlook: Outlook) -> None:
         """Let the streams that are planned next know what this one is about to use."""
         cost = advice.cost
-        fps = min(world.fps or math.inf, 1.0 / cost.pipeline_s if cost.pipeline_s > 0.0 else math.inf)
+        fps = min(world.fps or math.inf, cost.pipeline_fps)
         state.expected = {
             stage.node: min(1.0, fps * (stage.decode_s + stage.compute_s + stage.encode_s)) for stage in cost.stages
         }

@@ -141,14 +141,16 @@ class Problem:
     @property
     def alone_s(self) -> float:
         """A frame on the device alone and in pieces, where some are computed so beside the plan; infinite otherwise."""
-        whole_s = self.times_of(Tier.DEVICE).whole_s * self.load_of(Tier.DEVICE)
-        return (1.0 + LONGER) * whole_s if self.fills_up else math.inf
+        return (1.0 + LONGER) * self._whole_s if self.fills_up else math.inf
 
     @property
     def hedge_s(self) -> float:
         """A frame on the device alone, where those are computed so that are on their way; infinite otherwise."""
-        whole_s = self.times_of(Tier.DEVICE).whole_s * self.load_of(Tier.DEVICE)
-        return (1.0 + HEDGED_LONGER) * whole_s if self.hedges else math.inf
+        return (1.0 + HEDGED_LONGER) * self._whole_s if self.hedges else math.inf
+
+    @property
+    def _whole_s(self) -> float:
+        return self.times_of(Tier.DEVICE).whole_s * self.load_of(Tier.DEVICE)
 
     def load_of(self, tier: Tier) -> float:
         """The slowdown of the tier's node, at the objective's quantile."""
@@ -316,6 +318,11 @@ class Cost:
     def throughput_fps(self) -> float:
         """Results per second of a source that is never the bottleneck."""
         return 1.0 / self.period_s if self.period_s > 0 else math.inf
+
+    @property
+    def pipeline_fps(self) -> float:
+        """Of these, those of frames that go by the plan."""
+        return 1.0 / self.pipeline_s if self.pipeline_s > 0.0 else math.inf
 
 
 @dataclass(frozen=True)
